@@ -1,0 +1,8 @@
+//! The synchronous engine of VexFS: a stackable filesystem, its catalog, and search over it. It knows neither the
+//! FUSE protocol nor the command line.
+
+pub mod error;
+pub mod fs;
+pub mod ids;
+
+pub use error::{Error, Result};

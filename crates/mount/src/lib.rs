@@ -1,0 +1,1 @@
+//! The FUSE adapter: decode a request, call the engine, reply.

@@ -1,0 +1,1 @@
+//! Slices in, neighbours out: distance kernels, quantization, exact scan, graph index, segments.

@@ -1,0 +1,1 @@
+//! VexFS: a stackable filesystem in which every file can be found by meaning.
