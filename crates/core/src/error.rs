@@ -1,6 +1,7 @@
 //! What can go wrong, named by meaning, and the one table that turns it into an errno.
 
 use std::io;
+use std::path::PathBuf;
 
 /// The result of the engine's operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -59,6 +60,22 @@ pub enum Error {
         /// The place in it.
         at: String,
     },
+    /// Something that is not our store has the store's name.
+    #[error("{}: {why}; choose another name with -o ctlname=NAME or another place with -o store=PATH", .location.display())]
+    ForeignStore {
+        /// What was found.
+        location: PathBuf,
+        /// Why it is not ours.
+        why: String,
+    },
+    /// Another daemon works on the store.
+    #[error("{} is in use by process {}", .location.display(), .pid.map_or("unknown".to_owned(), |p| p.to_string()))]
+    StoreBusy {
+        /// The store directory.
+        location: PathBuf,
+        /// The other daemon, if it told its number.
+        pid: Option<u32>,
+    },
     /// After a failed sync nothing is written any more.
     #[error("the store stopped writing after a failed sync")]
     Stopped,
@@ -89,6 +106,8 @@ impl Error {
             Error::ReadOnly | Error::Stopped => libc::EROFS,
             Error::Denied => libc::EACCES,
             Error::Conflict(_) => libc::ECANCELED,
+            Error::ForeignStore { .. } => libc::EEXIST,
+            Error::StoreBusy { .. } => libc::EBUSY,
             Error::NotFresh { .. } => libc::EAGAIN,
             Error::Corrupt { .. } | Error::Lexical(_) | Error::Vector(_) => libc::EIO,
             Error::Store(e) => match e.sqlite_error_code() {

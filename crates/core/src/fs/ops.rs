@@ -56,8 +56,13 @@ pub struct Timestamp {
 impl Timestamp {
     /// The present.
     pub fn now() -> Timestamp {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Timestamp { secs: since.as_secs() as i64, nanos: since.subsec_nanos() }
+        let since = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        Timestamp {
+            secs: since.as_secs() as i64,
+            nanos: since.subsec_nanos(),
+        }
     }
 }
 
