@@ -1,0 +1,6 @@
+//! From bytes to something that can be found: extraction, passages, embedding, the lexical index.
+//!
+//! Everything here is derived from files and can be rebuilt from them.
+
+pub mod embed;
+pub mod passages;
