@@ -1,1 +1,13 @@
-//! The FUSE adapter: decode a request, call the engine, reply.
+//! The FUSE adapter: decode a request, call the engine, reply. And mounting, as mount(8) does it.
+
+mod error;
+mod fusermount;
+pub mod mountinfo;
+pub mod mounting;
+pub mod options;
+pub mod place;
+pub mod session;
+pub mod unmounting;
+
+pub use error::{MountError, Result};
+pub use fuser::{Filesystem, Notifier};
