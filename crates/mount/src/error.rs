@@ -65,6 +65,14 @@ pub enum MountError {
         /// Its answer.
         source: io::Error,
     },
+    /// The daemon in the background gave this reason.
+    #[error("{line}")]
+    Daemon {
+        /// Its last words.
+        line: String,
+        /// Its exit code.
+        code: u8,
+    },
     /// The engine or its store could not be opened.
     #[error(transparent)]
     Engine(#[from] vexfs_core::Error),
@@ -79,6 +87,7 @@ impl MountError {
             | MountError::Usage(_)
             | MountError::NotPermitted(_) => 1,
             MountError::NoDevice(_) | MountError::NoHelper(_) => 2,
+            MountError::Daemon { code, .. } => *code,
             MountError::Source { .. }
             | MountError::MountPoint { .. }
             | MountError::Kernel { .. }

@@ -8,6 +8,8 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::mount::MountFlags;
 
@@ -33,6 +35,8 @@ pub struct Mounted {
 pub struct Mount {
     mountpoint: PathBuf,
     number: String,
+    /// The kernel ended the connection. Where the mount was unmounted its number is free, and may be another's.
+    ended: Arc<AtomicBool>,
 }
 
 /// Mounts. From now on whoever enters MOUNTPOINT waits for a session.
@@ -64,6 +68,7 @@ pub fn mount(place: &Place, options: &MountOptions) -> Result<Mounted> {
             let mount = Mount {
                 mountpoint: place.mountpoint.clone(),
                 number: entry.device,
+                ended: Arc::default(),
             };
             Ok(Mounted { device, mount })
         }
@@ -161,7 +166,18 @@ impl Mount {
     /// When `/proc` cannot be read.
     pub fn is_mounted(&self) -> io::Result<bool> {
         let top = mountinfo::topmost_at(&self.mountpoint)?;
-        Ok(top.is_some_and(|entry| entry.is_vexfs() && entry.device == self.number))
+        let same = top.is_some_and(|entry| entry.is_vexfs() && entry.device == self.number);
+        // After the end only a mount that was cut off can be ours, and that is dead; a live one is somebody else's.
+        Ok(same && (!self.ended.load(Ordering::Acquire) || self.is_dead()))
+    }
+
+    /// The session is over.
+    pub(crate) fn set_ended(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    fn is_dead(&self) -> bool {
+        rustix::fs::stat(&self.mountpoint).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
     }
 
     /// Takes it away, lazily if files are open. Does nothing if it is gone or lies below another mount.

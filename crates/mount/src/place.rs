@@ -106,7 +106,10 @@ fn remove_dead_mount(given: &Path) -> Result<(), String> {
 }
 
 /// The absolute path of something that cannot be asked itself: its parent's path and its name.
-pub(crate) fn absolute_without_asking(given: &Path) -> io::Result<PathBuf> {
+///
+/// # Errors
+/// When the parent cannot be found.
+pub fn absolute_without_asking(given: &Path) -> io::Result<PathBuf> {
     let absolute = std::path::absolute(given)?;
     match (absolute.parent(), absolute.file_name()) {
         (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
@@ -114,12 +117,12 @@ pub(crate) fn absolute_without_asking(given: &Path) -> io::Result<PathBuf> {
     }
 }
 
+/// Opens the directory and asks it for its attributes, which a dead mount does not answer.
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::open(
-        path,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?)
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(path, flags, Mode::empty())?;
+    rustix::fs::fstat(&dir)?;
+    Ok(dir)
 }
 
 fn is_directory(stat: &rustix::fs::Stat) -> bool {

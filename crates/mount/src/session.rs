@@ -51,9 +51,14 @@ impl Session {
             )
         })?;
         let notifier = session.notifier();
+        let served = mount.clone();
         let thread = thread::Builder::new()
             .name("session".into())
-            .spawn(move || ended(session.run().or_else(end_is_no_error)))
+            .spawn(move || {
+                let outcome = session.run().or_else(end_is_no_error);
+                served.set_ended();
+                ended(outcome);
+            })
             .map_err(|source| {
                 give_up(
                     &mount,
