@@ -1,0 +1,176 @@
+//! One signed byte a dimension and a scale a row: 4 times smaller than f32 and nearly as good.
+//!
+//! A row `x` becomes `round(x_i / scale)` with `scale = max |x_i| / 127`, and two factors: the scale and the squared
+//! length of `x`. The error of an estimated inner product with `q` is at most `scale / 2 * sum |q_i|` for the row plus
+//! the same with the query's own scale.
+
+use crate::kernel::Kernels;
+use crate::measure::Measure;
+
+/// What a row keeps beside its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub struct I8Factors {
+    /// A byte times this is the coordinate.
+    pub scale: f32,
+    /// The squared length of the original row.
+    pub norm2: f32,
+}
+
+/// Codes of many rows in borrowed memory: row `i` is `codes[i * dim..][..dim]` and `factors[i]`.
+#[derive(Clone, Copy, Debug)]
+pub struct I8Codes<'a> {
+    dim: usize,
+    codes: &'a [i8],
+    factors: &'a [I8Factors],
+}
+
+/// A query made ready for [`I8Codes`].
+#[derive(Clone, Debug)]
+pub struct I8Query {
+    codes: Vec<i8>,
+    factors: I8Factors,
+}
+
+impl I8Factors {
+    /// Encodes one row into `codes`.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn encode(row: &[f32], codes: &mut [i8]) -> I8Factors {
+        assert_eq!(row.len(), codes.len(), "wrong dimension");
+        let largest = row.iter().fold(0f32, |m, x| m.max(x.abs()));
+        let scale = largest / 127.0;
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        for (code, x) in codes.iter_mut().zip(row) {
+            // The cast saturates, so an inverse that overflowed cannot wrap.
+            *code = (x * inverse).round_ties_even() as i8;
+        }
+        I8Factors {
+            scale,
+            norm2: Kernels::get().dot_f32(row, row),
+        }
+    }
+}
+
+impl I8Query {
+    /// Encodes a query.
+    pub fn new(query: &[f32]) -> I8Query {
+        let mut codes = vec![0; query.len()];
+        let factors = I8Factors::encode(query, &mut codes);
+        I8Query { codes, factors }
+    }
+
+    /// The query's bytes.
+    pub fn codes(&self) -> &[i8] {
+        &self.codes
+    }
+
+    /// The distance that an inner product of bytes stands for.
+    #[inline]
+    pub fn distance(&self, measure: Measure, dot: i32, row: I8Factors) -> f32 {
+        let dot = dot as f32 * self.factors.scale * row.scale;
+        match measure {
+            Measure::L2 => (self.factors.norm2 + row.norm2 - 2.0 * dot).max(0.0),
+            Measure::Dot => -dot,
+            Measure::Cosine => Measure::cosine_of(dot, self.factors.norm2, row.norm2),
+        }
+    }
+}
+
+impl<'a> I8Codes<'a> {
+    /// A view of `factors.len()` rows.
+    ///
+    /// # Panics
+    /// If `codes` is not as many rows of `dim` bytes.
+    pub fn new(dim: usize, codes: &'a [i8], factors: &'a [I8Factors]) -> I8Codes<'a> {
+        assert_eq!(
+            codes.len(),
+            dim * factors.len(),
+            "codes and factors differ in number"
+        );
+        I8Codes { dim, codes, factors }
+    }
+
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.factors.len()
+    }
+
+    /// True if there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.factors.is_empty()
+    }
+
+    /// Estimated distances of rows `first..first + out.len()`, with `sums` as working memory of the same length.
+    ///
+    /// # Panics
+    /// If a row is out of range or the slices differ in length.
+    pub fn estimate(
+        &self,
+        query: &I8Query,
+        measure: Measure,
+        first: usize,
+        sums: &mut [i32],
+        out: &mut [f32],
+    ) {
+        let rows = first..first + out.len();
+        let bytes = &self.codes[rows.start * self.dim..rows.end * self.dim];
+        Kernels::get().many_dot_i8(&query.codes, bytes, sums);
+        for ((out, &sum), &row) in out.iter_mut().zip(&*sums).zip(&self.factors[rows]) {
+            *out = query.distance(measure, sum, row);
+        }
+    }
+
+    /// The estimated distance of one row.
+    ///
+    /// # Panics
+    /// If the row is out of range.
+    pub fn estimate_one(&self, query: &I8Query, measure: Measure, row: u32) -> f32 {
+        let at = row as usize * self.dim;
+        let dot = Kernels::get().dot_i8(&query.codes, &self.codes[at..at + self.dim]);
+        query.distance(measure, dot, self.factors[row as usize])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn estimates_stay_within_the_documented_error() {
+        for dim in [1usize, 7, 64, 384, 1000] {
+            let row: Vec<f32> = (0..dim).map(|i| (i as f32 * 0.37).sin()).collect();
+            let q: Vec<f32> = (0..dim).map(|i| (i as f32 * 0.11).cos()).collect();
+            let mut codes = vec![0; dim];
+            let factors = [I8Factors::encode(&row, &mut codes)];
+            let view = I8Codes::new(dim, &codes, &factors);
+            let query = I8Query::new(&q);
+            let l1 = |v: &[f32]| v.iter().map(|x| x.abs()).sum::<f32>();
+            let bound = factors[0].scale / 2.0 * l1(&q) + query.factors.scale / 2.0 * l1(&row) * 1.02 + 1e-4;
+            let exact: f32 = row.iter().zip(&q).map(|(a, b)| a * b).sum();
+            assert!(
+                (view.estimate_one(&query, Measure::Dot, 0) + exact).abs() <= bound,
+                "dim {dim}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_zero_row_is_no_special_case() {
+        let mut codes = [1i8; 4];
+        assert_eq!(
+            I8Factors::encode(&[0.0; 4], &mut codes),
+            I8Factors {
+                scale: 0.0,
+                norm2: 0.0
+            }
+        );
+        assert_eq!(codes, [0; 4]);
+        let factors = [I8Factors::default()];
+        let view = I8Codes::new(4, &codes, &factors);
+        let query = I8Query::new(&[1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(view.estimate_one(&query, Measure::L2, 0), 30.0);
+        assert_eq!(view.estimate_one(&query, Measure::Cosine, 0), 1.0);
+    }
+}
