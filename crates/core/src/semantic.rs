@@ -3,4 +3,5 @@
 //! Everything here is derived from files and can be rebuilt from them.
 
 pub mod embed;
+pub mod lexical;
 pub mod passages;

@@ -1,0 +1,184 @@
+//! The lexical index: passages by their words, scored by BM25 (Robertson and Zaragoza, 2009), on tantivy.
+//!
+//! One document is one passage. It is derived from the files: the generation up to which it is complete stands in its
+//! commit, and whatever came after is indexed again. A document added is found after the next [`LexicalIndex::commit`].
+
+mod analyzer;
+mod search;
+
+use std::path::Path;
+
+use parking_lot::RwLock;
+use tantivy::indexer::IndexWriterOptions;
+use tantivy::schema::{
+    FAST, Field, INDEXED, IndexRecordOption, STORED, Schema, TextFieldIndexing, TextOptions,
+};
+use tantivy::{Index, IndexReader, IndexWriter, ReloadPolicy, TantivyDocument, Term};
+
+pub use analyzer::Analyzer;
+pub use search::{Hit, Limit, Snapshot, StoredPassage, Words};
+
+use crate::error::{Error, Result};
+use crate::ids::{FileId, Generation, PassageId};
+
+/// Memory for documents not yet written, a thread. A larger buffer makes fewer, larger segments; the smallest that
+/// tantivy takes is 15 MB.
+const BUFFER_BYTES: usize = 48 << 20;
+/// The name under which the analyzer is registered; it changes when terms change, so an older index is rebuilt.
+const ANALYZER: &str = "vexfs-1";
+
+/// A passage as it is indexed.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// Its id.
+    pub id: PassageId,
+    /// File name and headings: found like the text, with a weight of their own.
+    pub title: &'a str,
+    /// Its text.
+    pub text: &'a str,
+    /// Its first and last line in the file, from 1.
+    pub lines: (u32, u32),
+    /// The byte of the extracted text at which it begins.
+    pub start: u64,
+}
+
+/// The index of words.
+pub struct LexicalIndex {
+    index: Index,
+    fields: Fields,
+    reader: IndexReader,
+    /// Shared to add and delete, alone to commit.
+    writer: RwLock<IndexWriter>,
+}
+
+#[derive(Clone, Copy)]
+struct Fields {
+    passage: Field,
+    file: Field,
+    title: Field,
+    body: Field,
+    lines: Field,
+    start: Field,
+}
+
+impl Fields {
+    fn schema() -> (Schema, Fields) {
+        let mut schema = Schema::builder();
+        let words = TextFieldIndexing::default()
+            .set_tokenizer(ANALYZER)
+            .set_index_option(IndexRecordOption::WithFreqsAndPositions);
+        let words = TextOptions::default().set_indexing_options(words).set_stored();
+        let fields = Fields {
+            passage: schema.add_u64_field("passage", FAST),
+            file: schema.add_u64_field("file", INDEXED),
+            title: schema.add_text_field("title", words.clone()),
+            body: schema.add_text_field("body", words),
+            lines: schema.add_u64_field("lines", STORED),
+            start: schema.add_u64_field("start", STORED),
+        };
+        (schema.build(), fields)
+    }
+}
+
+impl LexicalIndex {
+    /// Opens the index in a directory, or makes it there. `threads` build documents. An index of another version or
+    /// with damaged metadata is [`Error::Corrupt`]: delete the directory and index again.
+    pub fn open(dir: &Path, threads: usize) -> Result<LexicalIndex> {
+        std::fs::create_dir_all(dir)?;
+        let (schema, fields) = Fields::schema();
+        let corrupt = |at: String| Error::Corrupt {
+            what: "lexical index".into(),
+            at,
+        };
+        let directory = tantivy::directory::MmapDirectory::open(dir).map_err(|e| corrupt(e.to_string()))?;
+        let index = Index::open_or_create(directory, schema).map_err(|e| match e {
+            tantivy::TantivyError::IoError(_) => Error::Lexical(e),
+            e => corrupt(e.to_string()),
+        })?;
+        index.tokenizers().register(ANALYZER, Analyzer::default());
+        let options = IndexWriterOptions::builder()
+            .memory_budget_per_thread(BUFFER_BYTES)
+            .num_worker_threads(threads.max(1))
+            .num_merge_threads(1)
+            .build();
+        let writer = index.writer_with_options(options)?;
+        let reader = index
+            .reader_builder()
+            .reload_policy(ReloadPolicy::Manual)
+            .try_into()?;
+        Ok(LexicalIndex {
+            index,
+            fields,
+            reader,
+            writer: RwLock::new(writer),
+        })
+    }
+
+    /// Adds a passage. Passages of a file that is indexed already have to be deleted first.
+    pub fn add(&self, entry: Entry<'_>) -> Result<()> {
+        let mut document = TantivyDocument::new();
+        document.add_u64(self.fields.passage, entry.id.0);
+        document.add_u64(self.fields.file, entry.id.file().0);
+        document.add_text(self.fields.title, entry.title);
+        document.add_text(self.fields.body, entry.text);
+        document.add_u64(
+            self.fields.lines,
+            u64::from(entry.lines.0) << 32 | u64::from(entry.lines.1),
+        );
+        document.add_u64(self.fields.start, entry.start);
+        self.writer.read().add_document(document)?;
+        Ok(())
+    }
+
+    /// Removes every passage of a file that was added before.
+    pub fn delete_file(&self, file: FileId) -> Result<()> {
+        self.writer
+            .read()
+            .delete_term(Term::from_field_u64(self.fields.file, file.0));
+        Ok(())
+    }
+
+    /// Makes everything so far durable and visible, and remembers the generation that it stands for. After an error
+    /// the last commit stands.
+    pub fn commit(&self, generation: Generation) -> Result<()> {
+        let mut writer = self.writer.write();
+        let mut prepared = writer.prepare_commit()?;
+        prepared.set_payload(&generation.0.to_string());
+        prepared.commit()?;
+        drop(writer);
+        self.reader.reload()?;
+        Ok(())
+    }
+
+    /// The generation of the last commit; none in a new index.
+    pub fn committed(&self) -> Result<Option<Generation>> {
+        let payload = self.index.load_metas()?.payload;
+        let parse = |text: String| {
+            text.parse().map(Generation).map_err(|_| Error::Corrupt {
+                what: "lexical index".into(),
+                at: text,
+            })
+        };
+        payload.map(parse).transpose()
+    }
+
+    /// Forgets everything added or deleted since the last commit.
+    pub fn rollback(&self) -> Result<()> {
+        self.writer.write().rollback()?;
+        Ok(())
+    }
+
+    /// Removes every passage of every file. Visible after the next commit.
+    pub fn clear(&self) -> Result<()> {
+        self.writer.read().delete_all_documents()?;
+        Ok(())
+    }
+
+    /// What was committed last, as long as one holds it.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(self.reader.searcher(), self.fields)
+    }
+}
+
+#[cfg(test)]
+mod tests;
