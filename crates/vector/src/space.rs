@@ -1,0 +1,206 @@
+//! A space: vectors of one shape under ids that the caller chooses.
+//!
+//! Readers take the current version and keep it: they never wait for a writer, and a writer never waits for them.
+//! A commit goes into the journal, then into a small segment in memory, then a new version is published. Upkeep turns
+//! memory into files and merges files behind the commits.
+//!
+//! Locks, in the order in which they are taken: upkeep, writer, queue, findings.
+
+mod batch;
+pub(crate) mod bell;
+mod commit;
+mod config;
+mod dead;
+mod open;
+mod pages;
+mod search;
+mod snapshot;
+mod state;
+mod upkeep;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use crate::error::Result;
+use crate::measure::Neighbor;
+use crate::storage::Storage;
+pub use batch::Batch;
+use bell::Bell;
+pub use commit::Commit;
+use commit::{Ticket, Writer};
+pub use config::{DIM_MAX, Element, Options, SpaceConfig};
+pub(crate) use dead::Dead;
+pub use pages::{Pages, Place};
+pub use search::{Effort, Filter, Index, SearchParams};
+pub use snapshot::Snapshot;
+use state::{State, View};
+use upkeep::Upkeep;
+
+/// A named collection of vectors. All methods may be called from many threads.
+pub struct Space {
+    config: SpaceConfig,
+    state: ArcSwap<State>,
+    queue: Mutex<VecDeque<Arc<Ticket>>>,
+    writer: Mutex<Writer>,
+    upkeep: Mutex<Upkeep>,
+    findings: Mutex<Vec<Finding>>,
+    stopped: AtomicBool,
+    dropped: AtomicBool,
+    storage: Arc<dyn Storage>,
+    dir: PathBuf,
+    options: Options,
+    bell: Arc<Bell>,
+}
+
+/// Something wrong with a file, found at open or while reading.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The file, relative to the database.
+    pub file: String,
+    /// What is wrong, where, and what it costs.
+    pub what: String,
+}
+
+/// Numbers about a space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Vectors.
+    pub vectors: u64,
+    /// Deleted or replaced rows that merging has not yet removed.
+    pub dead_rows: u64,
+    /// Segments in files.
+    pub files: usize,
+    /// Bytes of those files.
+    pub file_bytes: u64,
+    /// Rows in memory, which the journal has too.
+    pub memory_rows: u64,
+    /// Bytes of those rows.
+    pub memory_bytes: u64,
+    /// The last commit.
+    pub seq: u64,
+}
+
+impl Space {
+    /// The shape.
+    pub fn config(&self) -> SpaceConfig {
+        self.config
+    }
+
+    /// The present version, which later commits do not change.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(self.config, self.state.load_full())
+    }
+
+    /// Appends the components of a vector to `out`; `false` if the id is not there.
+    pub fn get(&self, id: u64, out: &mut Vec<f32>) -> Result<bool> {
+        self.snapshot().get(id, out)
+    }
+
+    /// Whether there is a vector with this id.
+    pub fn contains(&self, id: u64) -> bool {
+        self.state.load().find(id).is_some()
+    }
+
+    /// The number of vectors.
+    pub fn len(&self) -> u64 {
+        self.state.load().live
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The tag of the last tagged commit.
+    pub fn committed_tag(&self) -> Option<u64> {
+        self.state.load().tag
+    }
+
+    /// The nearest vectors, nearest first; equal distances in order of ids.
+    pub fn search(&self, query: &[f32], params: &SearchParams<'_>) -> Result<Vec<Neighbor>> {
+        search::check(self.config, query, params)?;
+        Ok(self.state.load().search(self.config, query, params))
+    }
+
+    /// Searches for several queries in one version, on at most so many threads. Answers are in the order of the
+    /// queries; one bad query fails all.
+    pub fn search_batch(
+        &self,
+        queries: &[&[f32]],
+        params: &SearchParams<'_>,
+        threads: usize,
+    ) -> Result<Vec<Vec<Neighbor>>> {
+        self.snapshot().search_batch(queries, params, threads)
+    }
+
+    /// The neighbours of a query page by page, all from the present version.
+    pub fn pages<'a>(&self, query: &[f32], params: SearchParams<'a>) -> Result<Pages<'a>> {
+        self.snapshot().pages(query, params)
+    }
+
+    /// Numbers about the space.
+    pub fn stats(&self) -> Stats {
+        let state = self.state.load();
+        Stats {
+            vectors: state.live,
+            dead_rows: state.views().map(|view| view.dead.len() as u64).sum(),
+            files: state.files.len(),
+            file_bytes: state
+                .files
+                .iter()
+                .filter_map(|view| Some(view.segment.file()?.len()))
+                .sum(),
+            memory_rows: state.runs.iter().map(|view| view.segment.len() as u64).sum(),
+            memory_bytes: state.memory_bytes(),
+            seq: state.seq,
+        }
+    }
+
+    /// What was found wrong with the files, at open and since: these bytes are not served.
+    pub fn findings(&self) -> Vec<Finding> {
+        let mut findings = self.findings.lock().clone();
+        let state = self.state.load();
+        for file in state.files.iter().filter_map(|view| view.segment.file()) {
+            findings.extend(file.bad_blocks().into_iter().map(|at| bad_block(file.path(), at)));
+        }
+        findings
+    }
+
+    /// Reads every byte of every segment and returns all findings.
+    pub fn verify(&self) -> Vec<Finding> {
+        for file in self
+            .state
+            .load()
+            .files
+            .iter()
+            .filter_map(|view| view.segment.file())
+        {
+            file.scrub();
+        }
+        self.findings()
+    }
+
+    /// Ends all writing; the files are about to be removed. Waits for upkeep to end.
+    pub(crate) fn retire(&self) {
+        self.dropped.store(true, Ordering::Release);
+        drop(self.upkeep.lock());
+        drop(self.writer.lock());
+    }
+
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+}
+
+fn bad_block(file: &std::path::Path, at: u64) -> Finding {
+    let what = format!("the checksum of the block at byte {at} does not fit; its rows are not served");
+    Finding {
+        file: file.display().to_string(),
+        what,
+    }
+}
