@@ -4,6 +4,7 @@
 pub mod error;
 pub mod fs;
 pub mod ids;
+pub mod pool;
 pub mod query;
 pub mod semantic;
 pub mod store;

@@ -1,0 +1,226 @@
+//! Buffers for requests: replies of readdir, values of attributes, data that does not go through passthrough, file
+//! contents on their way to the hash and the extractor.
+//!
+//! Such buffers live for microseconds and come in few sizes. Three tiers of 1, 4 and 16 KiB, aligned to a cache line,
+//! are kept per thread, over shelves that all threads share. Taking one is a pop from the thread's stack; no lock, no
+//! allocation, and no clearing, since a buffer is cleared once in its life. Larger buffers are allocated as asked,
+//! but for one size that [`Pool::tend`] picks from what was asked lately.
+//!
+//! What is idle is bounded (by shelf and by thread) and goes back to the system when nobody wanted it for a while.
+//! What is in use is not bounded here: whoever takes buffers bounds how many requests are under way.
+//!
+//! A buffer that was used before holds what was written then. Whoever sends one sends only the part that was
+//! written since: [`Buffer::truncate`] to the length that read(2) gave.
+
+mod block;
+mod large;
+mod shelf;
+mod statistics;
+mod thread_cache;
+#[cfg(feature = "bench")]
+pub mod trace;
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::OnceLock;
+
+pub use self::statistics::{LargeStatistics, Statistics, TierStatistics};
+
+use self::block::Block;
+use self::large::Large;
+use self::shelf::Shelf;
+use self::thread_cache::Registry;
+
+/// Sizes of the tiers in bytes.
+pub const TIER_BYTES: [usize; 3] = [1 << 10, 4 << 10, 16 << 10];
+
+/// Larger buffers than this are never kept: a FUSE request carries at most 1 MiB of data.
+pub const KEPT_BYTES_MAX: usize = 1 << 20;
+
+/// How much may be kept idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Buffers of each tier in one thread's stack; 0 sends every buffer to the shared shelf.
+    pub per_thread: [usize; 3],
+    /// Buffers of each tier on the shared shelf at first. [`Pool::tend`] moves it between this and `shared_bytes_max`.
+    pub shared: [usize; 3],
+    /// The most bytes that one shelf may come to hold.
+    pub shared_bytes_max: usize,
+    /// The most bytes of idle large buffers.
+    pub large_bytes_max: usize,
+}
+
+impl Default for Limits {
+    /// 176 KiB a thread: two requests under way with some depth each. 1.25 MiB shared at first, 12 MiB at most, and
+    /// large buffers for 8 requests of the largest size.
+    fn default() -> Limits {
+        Limits {
+            per_thread: [16, 16, 6],
+            shared: [64, 64, 64],
+            shared_bytes_max: 4 << 20,
+            large_bytes_max: 8 << 20,
+        }
+    }
+}
+
+/// A pool of buffers. Pools live as long as the process: the buffers point to them.
+#[derive(Debug)]
+pub struct Pool {
+    limits: Limits,
+    shelves: [Shelf; 3],
+    large: Large,
+    threads: Registry,
+}
+
+/// The pool of this process.
+pub fn shared() -> &'static Pool {
+    static POOL: OnceLock<Pool> = OnceLock::new();
+    POOL.get_or_init(|| Pool::new(Limits::default()))
+}
+
+/// A buffer of `len` bytes from the pool of this process.
+pub fn take(len: usize) -> Buffer {
+    shared().take(len)
+}
+
+impl Pool {
+    /// A pool that keeps at most what `limits` say.
+    pub fn new(limits: Limits) -> Pool {
+        Pool {
+            limits,
+            shelves: std::array::from_fn(|tier| {
+                let most = (limits.shared_bytes_max / TIER_BYTES[tier]).max(limits.shared[tier]);
+                Shelf::new(TIER_BYTES[tier], limits.shared[tier], most)
+            }),
+            large: Large::new(limits.large_bytes_max),
+            threads: Registry::default(),
+        }
+    }
+
+    /// A buffer of `len` bytes. What is in it is unspecified (zeros, or what was written to it before).
+    ///
+    /// Aborts the process, like every allocation, when memory is exhausted.
+    pub fn take(&'static self, len: usize) -> Buffer {
+        let block = match tier_of(len) {
+            Some(tier) => self.take_tiered(tier, len),
+            None => self.large.take(len),
+        };
+        #[cfg(feature = "bench")]
+        trace::taken(&block, len);
+        Buffer {
+            block: Some(block),
+            len,
+            pool: self,
+        }
+    }
+
+    /// Counts since the pool was made. Reading them takes the shelves' locks for a moment each and no more.
+    pub fn statistics(&self) -> Statistics {
+        statistics::of(self)
+    }
+
+    /// To be called every few seconds: gives back to the system what nobody wanted since the last call, lets the
+    /// shelves grow that were too small, and picks the size of large buffers worth keeping.
+    pub fn tend(&self) {
+        for shelf in &self.shelves {
+            shelf.tend();
+        }
+        self.large.tend();
+    }
+
+    fn take_tiered(&'static self, tier: usize, len: usize) -> Block {
+        thread_cache::with(self, |cache| cache.take(tier, len)).unwrap_or_else(|| {
+            let (block, source) = self.shelves[tier].take(1, &mut |_| {});
+            self.threads.note_take(tier, len, source);
+            block
+        })
+    }
+
+    fn give(&'static self, block: Block) {
+        #[cfg(feature = "bench")]
+        trace::given(&block);
+        match tier_of(block.bytes()) {
+            Some(tier) => {
+                let mut block = Some(block);
+                thread_cache::with(self, |cache| cache.give(tier, block.take()));
+                if let Some(block) = block {
+                    self.threads.note_give(tier);
+                    self.shelves[tier].put([block]);
+                }
+            }
+            None => self.large.give(block),
+        }
+    }
+}
+
+/// The tier that holds `len` bytes, if one does.
+fn tier_of(len: usize) -> Option<usize> {
+    TIER_BYTES.iter().position(|&bytes| len <= bytes)
+}
+
+/// Bytes from a pool; dropping it gives them back. May be dropped on another thread than it was taken on.
+pub struct Buffer {
+    /// None only while it is being dropped.
+    block: Option<Block>,
+    len: usize,
+    pool: &'static Pool,
+}
+
+impl Buffer {
+    /// Shortens it to `len` bytes; does nothing if it is shorter.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Bytes that it could hold without another take.
+    pub fn capacity(&self) -> usize {
+        self.block.as_ref().map_or(0, Block::bytes)
+    }
+
+    /// Makes it `len` bytes long, up to its capacity.
+    ///
+    /// # Panics
+    /// If `len` is more than the capacity.
+    pub fn set_len(&mut self, len: usize) {
+        assert!(len <= self.capacity(), "{len} of {}", self.capacity());
+        self.len = len;
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        let block = self.block.as_ref().expect("present until dropped");
+        &block.as_slice()[..self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let block = self.block.as_mut().expect("present until dropped");
+        &mut block.as_mut_slice()[..self.len]
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} of {} bytes)", self.len, self.capacity())
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            self.pool.give(block);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
