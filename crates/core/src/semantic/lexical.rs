@@ -69,7 +69,7 @@ impl Fields {
             .set_index_option(IndexRecordOption::WithFreqsAndPositions);
         let words = TextOptions::default().set_indexing_options(words).set_stored();
         let fields = Fields {
-            passage: schema.add_u64_field("passage", FAST),
+            passage: schema.add_u64_field("passage", FAST | INDEXED),
             file: schema.add_u64_field("file", INDEXED),
             title: schema.add_text_field("title", words.clone()),
             body: schema.add_text_field("body", words),
@@ -135,6 +135,14 @@ impl LexicalIndex {
         self.writer
             .read()
             .delete_term(Term::from_field_u64(self.fields.file, file.0));
+        Ok(())
+    }
+
+    /// Removes one passage that was added before.
+    pub fn delete_passage(&self, id: PassageId) -> Result<()> {
+        self.writer
+            .read()
+            .delete_term(Term::from_field_u64(self.fields.passage, id.0));
         Ok(())
     }
 

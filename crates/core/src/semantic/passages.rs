@@ -10,6 +10,7 @@
 
 mod outline;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -41,6 +42,35 @@ pub struct Passage {
     /// The headings or definitions around its start, outermost first, joined by " > "; may be empty.
     pub heading: String,
 }
+
+impl Passage {
+    /// What the passage is found under beside its text: the file's name and the headings.
+    pub fn title(&self, name: &str) -> String {
+        if self.heading.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{name} > {}", self.heading)
+        }
+    }
+
+    /// What is embedded for it: its text, below the headings around it where they do not stand in it.
+    pub fn embedded<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let body = &text[self.bytes.clone()];
+        let innermost = self.heading.rsplit(" > ").next().unwrap_or("");
+        if innermost.is_empty()
+            || body
+                .lines()
+                .take(HEADING_LINES)
+                .any(|line| line.contains(innermost))
+        {
+            return Cow::Borrowed(body);
+        }
+        Cow::Owned(format!("{}\n{body}", self.heading))
+    }
+}
+
+/// A passage that holds its own heading has it in its first lines, below comments at most.
+const HEADING_LINES: usize = 8;
 
 /// Cuts `text`. Files are cut off after [`PassageId::SLOTS_MAX`] passages (about 400 MB of prose).
 pub fn split(text: &str, form: Form, tokenizer: &WordPiece) -> Vec<Passage> {
@@ -118,13 +148,18 @@ impl<'t> Cutter<'t> {
     }
 
     fn finish(mut self) -> Vec<Passage> {
-        // What is left may be no more than the repetition of words that stand in the passage before.
-        let new = self.passages.last().is_none_or(|last| last.bytes.end < self.end);
-        if !self.window.is_empty() && new {
+        if !self.window.is_empty() && self.holds_new(self.window.len()) {
             self.emit(self.window.len());
         }
         self.passages.truncate(PassageId::SLOTS_MAX as usize);
         self.passages
+    }
+
+    /// Whether the first words of the window are more than the repetition of words in the passage before.
+    fn holds_new(&self, words: usize) -> bool {
+        self.passages
+            .last()
+            .is_none_or(|last| last.bytes.end < self.window[words - 1].end)
     }
 
     fn first(&self) -> Option<usize> {
@@ -152,6 +187,10 @@ impl<'t> Cutter<'t> {
                 (best, best_strength) = (i, word.strength);
             }
             before += word.tokens;
+        }
+        if !self.holds_new(best) {
+            // Before a word of very many tokens there is nothing but the repetition.
+            return self.drop_words(best);
         }
         self.emit(best);
         let from = if best_strength >= Strength::Paragraph {
@@ -227,8 +266,8 @@ struct Headings<'t> {
     stack: Vec<&'t Mark>,
 }
 
-/// Bytes of one heading in a path; a definition that goes on for pages is named by its beginning.
-const HEADING_BYTES_MAX: usize = 80;
+/// Bytes of one heading in a path; a longer one is named by its beginning.
+const HEADING_BYTES_MAX: usize = 200;
 /// Headings in a path.
 const HEADINGS_MAX: usize = 4;
 

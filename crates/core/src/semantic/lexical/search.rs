@@ -192,19 +192,17 @@ impl Snapshot {
     }
 
     fn find(&self, segment: &SegmentReader, id: PassageId) -> Result<Option<u32>> {
-        let term = Term::from_field_u64(self.fields.file, id.file().0);
+        let term = Term::from_field_u64(self.fields.passage, id.0);
         let postings = segment
-            .inverted_index(self.fields.file)?
+            .inverted_index(self.fields.passage)?
             .read_postings(&term, IndexRecordOption::Basic)?;
         let Some(mut postings) = postings else {
             return Ok(None);
         };
-        let passages = segment.fast_fields().u64("passage")?;
         let alive = segment.alive_bitset();
         while postings.doc() != TERMINATED {
-            let doc = postings.doc();
-            if passages.first(doc) == Some(id.0) && alive.is_none_or(|alive| alive.is_alive(doc)) {
-                return Ok(Some(doc));
+            if alive.is_none_or(|alive| alive.is_alive(postings.doc())) {
+                return Ok(Some(postings.doc()));
             }
             postings.advance();
         }

@@ -106,6 +106,23 @@ fn a_deleted_file_is_gone_after_the_commit() {
 }
 
 #[test]
+fn a_deleted_passage_leaves_the_others_of_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = sample(dir.path());
+    index.delete_passage(PassageId::new(FileId(1), 0)).unwrap();
+    index.commit(Generation(8)).unwrap();
+    assert_eq!(index.snapshot().passages(), 3);
+    assert_eq!(found(&index, &words("swept plates")), [(1, 1)]);
+    assert!(
+        index
+            .snapshot()
+            .passage(PassageId::new(FileId(1), 0))
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[test]
 fn a_reopened_index_has_what_was_committed_and_no_more() {
     let dir = tempfile::tempdir().unwrap();
     let index = sample(dir.path());

@@ -75,13 +75,26 @@ fn titled(at: usize, strength: Strength, level: usize, line_at: usize, line: &st
     }
 }
 
+/// Bytes of a first line that is taken for a title.
+const TITLE_BYTES_MAX: usize = 200;
+
 fn prose(text: &str) -> Vec<Mark> {
     let mut marks = Vec::new();
     let mut blank = false;
+    // The first line, while it may still turn out to be the title: a blank line has to follow it.
+    let mut first: Option<(usize, &str)> = None;
+    let mut seen = false;
     for (at, line) in lines(text) {
         let empty = line.trim().is_empty();
         if blank && !empty {
             marks.push(plain(at, Strength::Paragraph));
+        }
+        if let Some((at, title)) = first.take().filter(|_| empty) {
+            marks.insert(0, titled(at, Strength::Paragraph, 1, at, title, title.trim()));
+        }
+        if !empty && !seen {
+            first = (line.len() <= TITLE_BYTES_MAX).then_some((at, line));
+            seen = true;
         }
         blank = empty;
     }

@@ -67,6 +67,17 @@ fn markdown_sections_carry_their_headings() {
 }
 
 #[test]
+fn a_first_line_alone_is_the_title_of_every_passage() {
+    let text = format!("\nOf wings and rivers\n\n{}", words(200));
+    let passages = cut(&text, Form::Prose);
+    assert!(passages.len() > 1 && passages.iter().all(|p| p.heading == "Of wings and rivers"));
+    assert_eq!(passages[0].embedded(&text), &text[passages[0].bytes.clone()]);
+    assert!(passages[1].embedded(&text).starts_with("Of wings and rivers\n"));
+    assert_eq!(passages[1].title("a.txt"), "a.txt > Of wings and rivers");
+    assert_eq!(cut("Of wings\nand rivers", Form::Prose)[0].heading, "");
+}
+
+#[test]
 fn small_sections_are_joined() {
     let text = "# One\nshort\n# Two\nshort\n# Three\nshort\n";
     assert_eq!(cut(text, Form::Markdown).len(), 1);
