@@ -6,6 +6,7 @@ pub mod fs;
 pub mod ids;
 pub mod pool;
 pub mod query;
+pub mod relation;
 pub mod semantic;
 pub mod store;
 

@@ -23,6 +23,7 @@ pub mod file;
 pub mod mirror;
 pub mod naming;
 pub mod passages;
+pub mod relations;
 mod schema;
 pub mod told;
 mod vfs;

@@ -364,6 +364,7 @@ impl Tx<'_> {
         let Some(mut row) = self.rows().file(id)? else {
             return Ok(());
         };
+        self.detach_derived(id, path)?;
         // The indexer may be at work with an awaiting file: only it may end that.
         let derived = row.state.is_awaiting() || self.awaiting_state(id)? == State::Stale;
         row.state = match derived {
@@ -393,15 +394,7 @@ impl Tx<'_> {
             id,
             name: name.clone(),
         });
-        if self
-            .sql
-            .prepare_cached("SELECT 1 FROM relation WHERE path IS NOT NULL LIMIT 1")?
-            .exists([])?
-        {
-            let path = self.rows().path_of_name(name)?;
-            self.attach_relations(&path, id)?;
-        }
-        Ok(())
+        self.attach_relations(name, id)
     }
 
     fn unname(&mut self, id: FileId, name: &Name) -> Result<()> {
@@ -447,7 +440,7 @@ mod tests {
     use crate::store::Store;
     use crate::store::catalog::Indexed;
     use crate::store::passages::{PassageRow, Passages};
-    use crate::store::told::{Relation, Target};
+    use crate::store::relations::{Relation, Target};
 
     /// A store in a temporary directory, and short words for what happens to it.
     struct Case {
@@ -746,6 +739,7 @@ mod tests {
             kind: "cites".into(),
             to: Target::Path("b".into()),
             properties: Some("{\"page\":3}".into()),
+            derived: false,
         };
         case.store.write(|tx| tx.relate(&relation)).unwrap();
         let (to, _) = case.bind(ROOT, "b", &file(11));

@@ -41,6 +41,7 @@ CREATE TABLE file (
     gone_at    INTEGER
 );
 CREATE INDEX file_by_key ON file(dev, ino);
+CREATE INDEX file_by_hash ON file(hash) WHERE hash IS NOT NULL;
 CREATE INDEX file_awaiting ON file(id) WHERE state IN (2, 3, 6);
 CREATE INDEX file_orphan_path ON file(gone_path) WHERE state = 7;
 CREATE INDEX file_orphan_hash ON file(hash) WHERE state = 7;
@@ -53,6 +54,7 @@ CREATE TABLE name (
     PRIMARY KEY (parent, name)
 ) WITHOUT ROWID;
 CREATE INDEX name_by_file ON name(file);
+CREATE INDEX name_by_name ON name(name);
 
 -- What we were told. Nothing here can be rebuilt.
 CREATE TABLE space (
@@ -83,7 +85,6 @@ CREATE TABLE metadata (
 ) WITHOUT ROWID;
 CREATE INDEX metadata_by_key ON metadata(key, value);
 CREATE TABLE relation (
-    id         INTEGER PRIMARY KEY,
     src        INTEGER NOT NULL,
     type       TEXT NOT NULL,
     dst        INTEGER,
@@ -91,9 +92,31 @@ CREATE TABLE relation (
     properties TEXT,
     CHECK ((dst IS NULL) <> (path IS NULL))
 );
-CREATE UNIQUE INDEX relation_forward ON relation(src, type, coalesce(dst, path));
-CREATE INDEX relation_backward ON relation(dst, type) WHERE dst IS NOT NULL;
+CREATE UNIQUE INDEX relation_forward ON relation(src, type, dst) WHERE dst IS NOT NULL;
+CREATE UNIQUE INDEX relation_forward_dangling ON relation(src, type, path) WHERE path IS NOT NULL;
+CREATE INDEX relation_backward ON relation(dst, type, src) WHERE dst IS NOT NULL;
 CREATE INDEX relation_dangling ON relation(path) WHERE path IS NOT NULL;
+
+-- Relations that follow from what files contain, and the sketches by which near-duplicates meet. Made anew whenever a
+-- file is indexed.
+CREATE TABLE derived (
+    src        INTEGER NOT NULL,
+    type       TEXT NOT NULL,
+    dst        INTEGER,
+    path       BLOB,
+    properties TEXT,
+    CHECK ((dst IS NULL) <> (path IS NULL))
+);
+CREATE UNIQUE INDEX derived_forward ON derived(src, type, dst) WHERE dst IS NOT NULL;
+CREATE UNIQUE INDEX derived_forward_dangling ON derived(src, type, path) WHERE path IS NOT NULL;
+CREATE INDEX derived_backward ON derived(dst, type, src) WHERE dst IS NOT NULL;
+CREATE INDEX derived_dangling ON derived(path) WHERE path IS NOT NULL;
+CREATE TABLE sketch (file INTEGER PRIMARY KEY, value BLOB NOT NULL);
+CREATE TABLE sketch_band (
+    band INTEGER NOT NULL,
+    file INTEGER NOT NULL,
+    PRIMARY KEY (band, file)
+) WITHOUT ROWID;
 
 -- Small named values of other parts: saved queries, settings of spaces.
 CREATE TABLE saved (

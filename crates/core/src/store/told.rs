@@ -1,8 +1,5 @@
-//! What we were told about files: vectors, tags, metadata, relations. It is the only truth about them, so a commit
+//! What we were told about files: vectors, tags, metadata. (Relations, told and derived, stand in [`super::relations`].) It is the only truth about them, so a commit
 //! that changes it is durable when it returns, and nothing of it is lost when a file goes and comes back.
-
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
 
 use rusqlite::{OptionalExtension, params};
 
@@ -30,28 +27,6 @@ pub struct ToldVector {
     pub value: Vec<f32>,
     /// blake3 of the file's content at the time, when it was known: with another content the vector is stale.
     pub content: Option<[u8; 32]>,
-}
-
-/// The other end of a relation.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Target {
-    /// A file of the catalog; follows its renames.
-    File(FileId),
-    /// A path that names no file yet, or something outside of the tree.
-    Path(PathBuf),
-}
-
-/// A typed relation from one file to another.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Relation {
-    /// Where it starts.
-    pub from: FileId,
-    /// Its type, such as `cites`.
-    pub kind: String,
-    /// Where it leads.
-    pub to: Target,
-    /// A JSON object of its properties, if it has any.
-    pub properties: Option<String>,
 }
 
 impl Rows<'_> {
@@ -178,39 +153,6 @@ impl Rows<'_> {
         })?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
-
-    /// Relations that start at a file; with `kind`, of this type.
-    pub fn relations_from(&self, id: FileId, kind: Option<&str>) -> Result<Vec<Relation>> {
-        self.relations("src = ?1 AND (?2 IS NULL OR type = ?2)", id, kind)
-    }
-
-    /// Relations that lead to a file; with `kind`, of this type.
-    pub fn relations_to(&self, id: FileId, kind: Option<&str>) -> Result<Vec<Relation>> {
-        self.relations("dst = ?1 AND (?2 IS NULL OR type = ?2)", id, kind)
-    }
-
-    fn relations(&self, which: &str, id: FileId, kind: Option<&str>) -> Result<Vec<Relation>> {
-        let mut statement = self.0.prepare_cached(&format!(
-            "SELECT src, type, dst, path, properties FROM relation WHERE {which} ORDER BY type, id"
-        ))?;
-        let rows = statement.query_map(params![id.0 as i64, kind], |row| {
-            let to = match row.get::<_, Option<i64>>(2)? {
-                Some(file) => Target::File(FileId(file as u64)),
-                None => {
-                    let path = row.get::<_, Option<Vec<u8>>>(3)?.unwrap_or_default();
-                    Target::Path(std::ffi::OsStr::from_bytes(&path).into())
-                }
-            };
-            let from = FileId(row.get::<_, i64>(0)? as u64);
-            Ok(Relation {
-                from,
-                kind: row.get(1)?,
-                to,
-                properties: row.get(4)?,
-            })
-        })?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
-    }
 }
 
 impl Tx<'_> {
@@ -321,40 +263,6 @@ impl Tx<'_> {
         some_removed(statement.execute(params![id.0 as i64, key])?)
     }
 
-    /// Adds a relation, or replaces the properties of the one that leads the same way.
-    pub fn relate(&mut self, relation: &Relation) -> Result<()> {
-        self.unrelate(relation.from, &relation.kind, &relation.to)?;
-        let (dst, path) = target_columns(&relation.to);
-        self.sql
-            .prepare_cached("INSERT INTO relation (src, type, dst, path, properties) VALUES (?, ?, ?, ?, ?)")?
-            .execute(params![
-                relation.from.0 as i64,
-                relation.kind,
-                dst,
-                path,
-                relation.properties
-            ])?;
-        Ok(())
-    }
-
-    /// Removes a relation. Returns whether it was there.
-    pub fn unrelate(&mut self, from: FileId, kind: &str, to: &Target) -> Result<bool> {
-        let (dst, path) = target_columns(to);
-        let removed = self
-            .sql
-            .prepare_cached("DELETE FROM relation WHERE src = ? AND type = ? AND dst IS ? AND path IS ?")?
-            .execute(params![from.0 as i64, kind, dst, path])?;
-        Ok(removed > 0)
-    }
-
-    /// Relations that lead to a path lead to the file that stands there from now on.
-    pub(super) fn attach_relations(&mut self, path: &Path, id: FileId) -> Result<()> {
-        self.sql
-            .prepare_cached("UPDATE OR REPLACE relation SET dst = ?, path = NULL WHERE path = ?")?
-            .execute(params![id.0 as i64, path.as_os_str().as_bytes()])?;
-        Ok(())
-    }
-
     /// Gives to one file all that was told about another; what the receiver has already stays.
     pub(super) fn move_told(&mut self, from: FileId, to: FileId) -> Result<()> {
         for space in self.rows().vector_spaces(from)? {
@@ -367,12 +275,7 @@ impl Tx<'_> {
                 both,
             )?;
         }
-        for end in ["src", "dst"] {
-            self.sql.execute(
-                &format!("UPDATE OR IGNORE relation SET {end} = ? WHERE {end} = ?"),
-                both,
-            )?;
-        }
+        self.move_relations(from, to)?;
         self.forget_told(from)
     }
 
@@ -385,9 +288,7 @@ impl Tx<'_> {
             self.sql
                 .execute(&format!("DELETE FROM {table} WHERE file = ?"), [id.0 as i64])?;
         }
-        self.sql
-            .execute("DELETE FROM relation WHERE src = ?1 OR dst = ?1", [id.0 as i64])?;
-        Ok(())
+        self.forget_relations(id)
     }
 
     /// Notes that the vectors of a space changed, so that the index over them follows.
@@ -398,13 +299,6 @@ impl Tx<'_> {
             .prepare_cached("UPDATE space SET generation = ? WHERE name = ?")?;
         statement.execute(params![generation, space])?;
         Ok(())
-    }
-}
-
-fn target_columns(target: &Target) -> (Option<i64>, Option<&[u8]>) {
-    match target {
-        Target::File(id) => (Some(id.0 as i64), None),
-        Target::Path(path) => (None, Some(path.as_os_str().as_bytes())),
     }
 }
 
