@@ -1,4 +1,240 @@
 //! Stacking over a backing directory: the only place that makes backing system calls on behalf of a caller.
+//!
+//! The truth is the backing directory. Nothing of it is cached here but numbers, file handles and a bounded number of
+//! descriptors; what may be believed for how long is the kernel's cache, told by the entry's lifetime and by
+//! [`Invalidate`].
 
 pub mod change;
 pub mod ops;
+
+mod attributes;
+mod directory;
+mod handle;
+mod identity;
+mod lookup;
+mod mounts;
+mod name;
+mod names;
+mod node;
+mod open;
+mod slab;
+mod stat;
+mod table;
+mod xattr;
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use rustix::fs::Statx;
+
+use self::change::ChangeSink;
+use self::directory::OpenDir;
+use self::identity::Identity;
+use self::mounts::Mounts;
+use self::node::{KeptFds, Node, Reference};
+use self::ops::Entry;
+use self::slab::Slab;
+use self::table::Table;
+use crate::ids::{Ino, NodeKey};
+use crate::{Error, Result};
+
+pub use self::directory::DirEntry;
+pub use self::open::{OpenFile, Opened, Reopen, SHARED_FH};
+pub use self::xattr::OWN_PREFIX;
+
+/// Directories whose descriptor is kept. Working sets of more hot directories than this are rare; a cold one costs
+/// two system calls more.
+const KEPT_DIRS_MAX: usize = 4096;
+
+/// How the backing directory is shown.
+#[derive(Clone, Debug)]
+pub struct StackOptions {
+    /// The name that belongs to the control directory in every directory; `None` gives it back to the files.
+    pub ctlname: Option<OsString>,
+    /// How long the kernel may believe names and attributes. Long when every change goes through the mount.
+    pub ttl: Duration,
+    /// Nobody else changes the backing directory unseen: what was asked once need not be asked again.
+    pub exclusive: bool,
+    /// Use file handles if they work. Without them inodes are found again by name.
+    pub handles: bool,
+    /// The directory, by key, and the name in it under which the mount itself lies, if that is below the backing
+    /// directory: it is cut out of the view, since looking into it would ask ourselves.
+    pub mountpoint: Option<(NodeKey, OsString)>,
+}
+
+impl Default for StackOptions {
+    fn default() -> StackOptions {
+        StackOptions {
+            ctlname: Some(OsString::from(".vexfs")),
+            ttl: Duration::from_secs(3600),
+            exclusive: true,
+            handles: true,
+            mountpoint: None,
+        }
+    }
+}
+
+/// The way back to the kernel's caches. Called from any thread but never with a lock held.
+pub trait Invalidate: Send + Sync {
+    /// The name in the directory may lead elsewhere now.
+    fn entry(&self, parent: Ino, name: &OsStr);
+    /// The attributes changed, and if `data`, cached pages as well.
+    fn inode(&self, ino: Ino, data: bool);
+}
+
+/// A backing directory as a filesystem.
+pub struct Stack {
+    options: StackOptions,
+    identity: Identity,
+    mounts: Mounts,
+    table: Table,
+    kept: KeptFds,
+    files: Slab<OpenFile>,
+    dirs: Slab<OpenDir>,
+    changes: Arc<dyn ChangeSink>,
+    kernel: OnceLock<Arc<dyn Invalidate>>,
+}
+
+impl Stack {
+    /// Stacks over the directory `root`, which may be an O_PATH descriptor. It is kept as long as the stack lives, and
+    /// everything is reached from it: what is mounted over the directory later, ourselves included, is not seen.
+    pub fn new(root: OwnedFd, options: StackOptions, changes: Arc<dyn ChangeSink>) -> Result<Stack> {
+        let stat = stat::stat_fd(&root)?;
+        if stat::kind(&stat) != libc::S_IFDIR {
+            return Err(Error::Os(libc::ENOTDIR));
+        }
+        let mounts = Mounts::new(&root, &stat, options.handles)?;
+        let capacity = if mounts.get(0).handles {
+            KEPT_DIRS_MAX
+        } else {
+            kept_without_handles()
+        };
+        let stack = Stack {
+            options,
+            identity: Identity::of_this_process()?,
+            mounts,
+            table: Table::new(),
+            kept: KeptFds::new(capacity),
+            files: Slab::new(),
+            dirs: Slab::new(),
+            changes,
+            kernel: OnceLock::new(),
+        };
+        let node = Node::new(
+            Ino::ROOT,
+            stat.stx_ino,
+            0,
+            0,
+            libc::S_IFDIR,
+            Reference::Descriptor,
+        );
+        node.state.lock().fd = Some(Arc::new(root));
+        stack.table.pin(Arc::new(node));
+        Ok(stack)
+    }
+
+    /// Says how to reach the kernel's caches. Until then, and without it, they are believed for their lifetime.
+    pub fn connect(&self, kernel: Arc<dyn Invalidate>) {
+        // A second call comes from a second mount of the same stack, which there is none of.
+        let _ = self.kernel.set(kernel);
+    }
+
+    /// Device and inode number on the backing filesystem.
+    pub fn node_key(&self, ino: Ino) -> Option<NodeKey> {
+        self.table.get(ino).map(|node| self.key(&node))
+    }
+
+    /// The number that the kernel knows an inode by, if it does know it.
+    pub fn ino_of(&self, key: NodeKey) -> Option<Ino> {
+        let mount = self.mounts.by_device(key.dev)?;
+        let ino = self.mounts.known_ino(mount, key.ino)?;
+        self.table.get(ino).map(|node| node.ino)
+    }
+
+    /// Inodes that the kernel knows.
+    pub fn inodes(&self) -> u64 {
+        self.table.len()
+    }
+
+    /// Open files and directories that need a descriptor of the daemon.
+    pub fn open_files(&self) -> u64 {
+        self.files.len() + self.dirs.len()
+    }
+
+    /// Descriptors kept for directories (and, without handles, for files).
+    pub fn kept_descriptors(&self) -> u64 {
+        self.kept.len() as u64
+    }
+
+    /// Whether inodes of the backing directory's filesystem are held by file handle.
+    pub fn uses_handles(&self) -> bool {
+        self.mounts.get(0).handles
+    }
+
+    /// How the stack was set up.
+    pub fn options(&self) -> &StackOptions {
+        &self.options
+    }
+
+    /// The user that the daemon acts as.
+    pub fn owner(&self) -> u32 {
+        self.identity.uid()
+    }
+
+    fn node(&self, ino: Ino) -> Result<Arc<Node>> {
+        self.table.get(ino).ok_or(Error::Os(libc::ESTALE))
+    }
+
+    fn key(&self, node: &Node) -> NodeKey {
+        NodeKey {
+            dev: self.mounts.get(node.mount).device,
+            ino: node.number,
+        }
+    }
+
+    fn entry(&self, node: &Node, stat: &Statx) -> Entry {
+        Entry {
+            attr: stat::attr(node.ino, stat),
+            generation: u64::from(node.generation),
+            entry_ttl: self.options.ttl,
+            attr_ttl: self.options.ttl,
+        }
+    }
+
+    /// Whether the name cannot be used by files: it belongs to the control directory.
+    fn is_reserved(&self, name: &OsStr) -> bool {
+        self.options.ctlname.as_deref() == Some(name)
+    }
+
+    /// Whether the name is left out of the view: reserved, or our own mountpoint.
+    fn is_hidden(&self, dir: &Node, name: &OsStr) -> bool {
+        self.is_reserved(name)
+            || self
+                .options
+                .mountpoint
+                .as_ref()
+                .is_some_and(|(parent, n)| n == name && self.key(dir) == *parent)
+    }
+
+    /// Refuses to make or remove a name that is not an ordinary one.
+    fn check_new_name(&self, dir: &Node, name: &OsStr) -> Result<()> {
+        name::check(name)?;
+        if self.is_reserved(name) {
+            return Err(Error::Os(libc::EPERM));
+        }
+        if self.is_hidden(dir, name) {
+            return Err(Error::Os(libc::EBUSY));
+        }
+        Ok(())
+    }
+}
+
+/// Without handles every inode that is in use may want a descriptor: half of what the process may have.
+fn kept_without_handles() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
+        .current
+        .unwrap_or(1 << 20);
+    (limit / 2).clamp(64, 1 << 17) as usize
+}

@@ -1,9 +1,12 @@
 //! The synchronous engine of VexFS: a stackable filesystem, its catalog, and search over it. It knows neither the
 //! FUSE protocol nor the command line.
 
+pub mod control;
+pub mod engine;
 pub mod error;
 pub mod fs;
 pub mod ids;
+pub mod metrics;
 pub mod pool;
 pub mod query;
 pub mod relation;

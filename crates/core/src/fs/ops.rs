@@ -78,3 +78,52 @@ pub struct Entry {
     /// How long the kernel may believe the attributes.
     pub attr_ttl: Duration,
 }
+
+/// What setattr changes; `None` is left as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SetAttr {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length in bytes.
+    pub size: Option<u64>,
+    /// Last access.
+    pub atime: Option<TimeSet>,
+    /// Last change of the content.
+    pub mtime: Option<TimeSet>,
+    /// The open file through which it is done, if through one.
+    pub fh: Option<u64>,
+}
+
+/// A time to be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeSet {
+    /// The present, by the clock of the filesystem.
+    Now,
+    /// This time.
+    At(Timestamp),
+}
+
+/// The size of a filesystem, as in statvfs(3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Size, in units of `frsize`.
+    pub blocks: u64,
+    /// Free.
+    pub bfree: u64,
+    /// Free for ordinary users.
+    pub bavail: u64,
+    /// Inodes.
+    pub files: u64,
+    /// Free inodes.
+    pub ffree: u64,
+    /// Preferred block size.
+    pub bsize: u32,
+    /// Longest name.
+    pub namelen: u32,
+    /// Unit of the sizes above.
+    pub frsize: u32,
+}

@@ -1,0 +1,317 @@
+//! Open files: open, read, write, release, and what else is done through a file handle.
+//!
+//! With passthrough the kernel reads and writes the backing file itself; then a reader needs no descriptor of ours,
+//! and a writer's serves to see at release whether anything was written.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::io::ReadWriteFlags;
+
+use super::change::Change;
+use super::node::{Node, Writing};
+use super::ops::Caller;
+use super::stat::{Stamp, stat_fd};
+use super::{Invalidate, Stack};
+use crate::ids::Ino;
+use crate::{Error, Result};
+
+/// The handle of every reader whose data the kernel passes through: there is nothing to remember.
+pub const SHARED_FH: u64 = 0;
+
+/// Flags that reach the backing filesystem. O_APPEND is applied to each write, since one descriptor also carries
+/// writes of mapped pages, which have their own offset; O_DIRECT would need our buffers aligned; O_CREAT, O_EXCL
+/// and O_NOFOLLOW have done their work.
+const OPEN_FLAGS: i32 = libc::O_ACCMODE | libc::O_TRUNC | libc::O_SYNC | libc::O_DSYNC | libc::O_NOATIME;
+
+/// A stamp that no file has: whatever is found differs from it.
+pub(super) const NEVER: Stamp = Stamp {
+    size: u64::MAX,
+    mtime: super::ops::Timestamp { secs: 0, nanos: 0 },
+    ctime: super::ops::Timestamp { secs: 0, nanos: 0 },
+};
+
+/// Who moves the data of an open file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reopen {
+    /// The kernel, by passthrough.
+    Passthrough,
+    /// We do, on read and write.
+    Daemon,
+}
+
+/// An open regular file.
+pub struct OpenFile {
+    node: Arc<Node>,
+    fd: OwnedFd,
+    writes: bool,
+}
+
+impl AsFd for OpenFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The answer to open.
+pub struct Opened {
+    /// The file handle, to be released.
+    pub fh: u64,
+    /// Generation of the inode: what is kept by inode number is of another inode if it differs.
+    pub generation: u64,
+    /// Pages that the kernel cached at an earlier open are still right.
+    pub keep_cache: bool,
+    /// The file itself, unless nothing had to be opened.
+    pub file: Option<Arc<OpenFile>>,
+}
+
+impl Stack {
+    /// Opens a regular file. When this returns for a writer, the index knows that the file may change.
+    pub fn open(&self, _caller: &Caller, ino: Ino, flags: i32, how: Reopen) -> Result<Opened> {
+        let node = self.node(ino)?;
+        if !node.is_file() {
+            return Err(Error::Os(if node.is_dir() { libc::EISDIR } else { libc::ENXIO }));
+        }
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
+        if !writes && how == Reopen::Passthrough {
+            let generation = u64::from(node.generation);
+            return Ok(Opened {
+                fh: SHARED_FH,
+                generation,
+                keep_cache: true,
+                file: None,
+            });
+        }
+        if writes {
+            self.changes.maybe_changed(self.key(&node));
+        }
+        let fd = self.reopen(&node, flags & OPEN_FLAGS)?;
+        let before = if flags & libc::O_TRUNC != 0 {
+            Some(NEVER)
+        } else {
+            None
+        };
+        self.opened(node, fd, writes, before, how)
+    }
+
+    /// Enters an open file. `indexed` is what the index knows of it, if that is not what is there now.
+    pub(super) fn opened(
+        &self,
+        node: Arc<Node>,
+        fd: OwnedFd,
+        writes: bool,
+        indexed: Option<Stamp>,
+        how: Reopen,
+    ) -> Result<Opened> {
+        let stamp = Stamp::of(&stat_fd(&fd)?);
+        let mut keep_cache = true;
+        {
+            let mut state = node.state.lock();
+            if writes {
+                match &mut state.writing {
+                    Some(writing) => {
+                        writing.writers += 1;
+                        writing.indexed = indexed.unwrap_or(writing.indexed);
+                    }
+                    None => {
+                        let indexed = indexed.unwrap_or(stamp);
+                        state.writing = Some(Box::new(Writing {
+                            writers: 1,
+                            indexed,
+                            told: stamp,
+                        }));
+                    }
+                }
+            }
+            if how == Reopen::Daemon && !self.options.exclusive {
+                keep_cache = state.cached.as_deref() == Some(&stamp);
+                state.cached = Some(Box::new(stamp));
+            }
+        }
+        let generation = u64::from(node.generation);
+        let file = Arc::new(OpenFile { node, fd, writes });
+        Ok(Opened {
+            fh: self.files.insert(file.clone()),
+            generation,
+            keep_cache,
+            file: Some(file),
+        })
+    }
+
+    /// A descriptor for the kernel's passthrough of a file that has none of ours open. Its access mode does not
+    /// matter: the kernel opens the file again with that of each user.
+    pub fn backing_fd(&self, ino: Ino) -> Result<OwnedFd> {
+        let node = self.node(ino)?;
+        if !node.is_file() {
+            return Err(Error::Os(libc::EINVAL));
+        }
+        self.reopen(&node, libc::O_RDONLY)
+    }
+
+    /// Reads into `buffer`; gives the number of bytes, less than asked only at the end of the file.
+    pub fn read(&self, ino: Ino, fh: u64, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        self.with_file(ino, fh, |fd| {
+            let mut done = 0;
+            while done < buffer.len() {
+                match rustix::io::pread(fd, &mut buffer[done..], offset + done as u64) {
+                    Ok(0) => break,
+                    Ok(n) => done += n,
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(_) if done > 0 => break,
+                    Err(e) => return Err(e.into()),
+                }
+            }
+            Ok(done)
+        })
+    }
+
+    /// Writes; `append` puts the data at the end of the file whatever the offset.
+    pub fn write(&self, _ino: Ino, fh: u64, offset: u64, data: &[u8], append: bool) -> Result<usize> {
+        let file = self.file(fh)?;
+        let flags = if append {
+            ReadWriteFlags::APPEND
+        } else {
+            ReadWriteFlags::empty()
+        };
+        let mut done = 0;
+        while done < data.len() {
+            let rest = [std::io::IoSlice::new(&data[done..])];
+            match rustix::io::pwritev2(&file.fd, &rest, offset + done as u64, flags) {
+                Ok(n) => done += n,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Closes a file. If it was written, the index and the kernel's cache of attributes hear of it before this
+    /// returns.
+    pub fn release(&self, _ino: Ino, fh: u64) -> Result<()> {
+        let Some(file) = self.files.remove(fh) else {
+            return Ok(());
+        };
+        if file.writes {
+            self.settle(&file, true)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a file durable; `data` alone without timestamps.
+    pub fn fsync(&self, ino: Ino, fh: u64, data: bool) -> Result<()> {
+        self.with_file(ino, fh, |fd| sync(fd, data))?;
+        match self.files.get(fh) {
+            Some(file) if file.writes => self.settle(&file, false),
+            _ => Ok(()),
+        }
+    }
+
+    /// Allocates, punches or zeroes, as fallocate(2) with the same `mode`.
+    pub fn fallocate(&self, _ino: Ino, fh: u64, mode: i32, offset: u64, length: u64) -> Result<()> {
+        let file = self.file(fh)?;
+        let mode = FallocateFlags::from_bits_retain(mode as u32);
+        Ok(rustix::fs::fallocate(&file.fd, mode, offset, length)?)
+    }
+
+    /// The next data or hole (`SEEK_DATA`, `SEEK_HOLE`) at or after `offset`.
+    pub fn lseek(&self, ino: Ino, fh: u64, offset: i64, whence: i32) -> Result<u64> {
+        let at = u64::try_from(offset).map_err(|_| Error::Os(libc::ENXIO))?;
+        let to = match whence {
+            libc::SEEK_DATA => SeekFrom::Data(at),
+            libc::SEEK_HOLE => SeekFrom::Hole(at),
+            _ => return Err(Error::Os(libc::EINVAL)),
+        };
+        self.with_file(ino, fh, |fd| Ok(rustix::fs::seek(fd, to)?))
+    }
+
+    /// Copies between two files within the backing filesystem, sharing blocks where it can. Gives the bytes copied.
+    pub fn copy_file_range(
+        &self,
+        from: (Ino, u64, u64),
+        to: (Ino, u64, u64),
+        length: usize,
+    ) -> Result<usize> {
+        let target = self.file(to.1)?;
+        let (mut from_offset, mut to_offset) = (from.2, to.2);
+        self.with_file(from.0, from.1, |source| {
+            Ok(rustix::fs::copy_file_range(
+                source,
+                Some(&mut from_offset),
+                &target.fd,
+                Some(&mut to_offset),
+                length,
+            )?)
+        })
+    }
+
+    /// The file behind a handle that has a descriptor.
+    pub(super) fn file(&self, fh: u64) -> Result<Arc<OpenFile>> {
+        self.files.get(fh).ok_or(Error::Os(libc::EBADF))
+    }
+
+    /// Calls `f` with a descriptor of the handle, opened for the occasion if the handle has none.
+    fn with_file<T>(&self, ino: Ino, fh: u64, f: impl FnOnce(BorrowedFd<'_>) -> Result<T>) -> Result<T> {
+        if fh == SHARED_FH {
+            return f(self.backing_fd(ino)?.as_fd());
+        }
+        f(self.file(fh)?.as_fd())
+    }
+
+    /// Compares a file that may have been written with what index and kernel were told, and tells them.
+    ///
+    /// The kernel knows of changes by system calls, which alter the size or drop its attributes; of stores through a
+    /// mapping it does not. Those never alter the size, so equal sizes and other times mean that it must be told.
+    fn settle(&self, file: &OpenFile, last: bool) -> Result<()> {
+        let stat = stat_fd(&file.fd)?;
+        let now = Stamp::of(&stat);
+        let (mut changed, mut stale) = (false, false);
+        {
+            let mut state = file.node.state.lock();
+            if !self.options.exclusive && state.cached.is_some() {
+                state.cached = Some(Box::new(now));
+            }
+            if let Some(writing) = &mut state.writing {
+                changed = writing.indexed != now;
+                stale = writing.told != now && writing.told.size == now.size;
+                writing.indexed = now;
+                writing.told = now;
+                writing.writers -= u32::from(last);
+                if writing.writers == 0 {
+                    state.writing = None;
+                }
+            }
+        }
+        if changed {
+            self.changes.changed(Change::Content {
+                node: self.key(&file.node),
+            });
+        }
+        if stale && let Some(kernel) = self.kernel() {
+            kernel.inode(file.node.ino, false);
+        }
+        Ok(())
+    }
+
+    /// Remembers what the kernel is told of a file that is being written.
+    pub(super) fn tell(&self, node: &Node, stat: &rustix::fs::Statx) {
+        if let Some(writing) = &mut node.state.lock().writing {
+            writing.told = Stamp::of(stat);
+        }
+    }
+
+    pub(super) fn kernel(&self) -> Option<&Arc<dyn Invalidate>> {
+        self.kernel.get()
+    }
+}
+
+/// fdatasync or fsync.
+pub(super) fn sync(fd: impl AsFd, data: bool) -> Result<()> {
+    let synced = if data {
+        rustix::fs::fdatasync(fd)
+    } else {
+        rustix::fs::fsync(fd)
+    };
+    Ok(synced?)
+}

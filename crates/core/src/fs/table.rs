@@ -1,0 +1,206 @@
+//! The inodes that the kernel knows, by number, with the count of its lookups.
+//!
+//! The count goes up by one with every entry that is answered and down with FORGET; a node leaves the table when it
+//! reaches zero. Both happen under the lock of the node's shard, so a node that was removed is never revived.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+
+use super::node::{Node, Reference};
+use crate::ids::Ino;
+
+/// Enough that two threads rarely meet, few enough that empty shards cost nothing.
+const SHARDS: usize = 64;
+
+type Shard = Mutex<HashMap<u64, Arc<Node>, BuildHasherDefault<NumberHasher>>>;
+
+pub(super) struct Table {
+    shards: Vec<Shard>,
+    len: AtomicU64,
+}
+
+/// An inode just found on the backing filesystem.
+pub(super) struct Found {
+    pub(super) ino: Ino,
+    pub(super) number: u64,
+    pub(super) mount: u32,
+    pub(super) generation: u32,
+    pub(super) kind: u32,
+}
+
+impl Table {
+    pub(super) fn new() -> Table {
+        Table {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            len: AtomicU64::new(0),
+        }
+    }
+
+    /// The node with this number.
+    pub(super) fn get(&self, ino: Ino) -> Option<Arc<Node>> {
+        self.shard(ino).lock().get(&ino.0).cloned()
+    }
+
+    /// Puts a node in that is never forgotten: the root.
+    pub(super) fn pin(&self, node: Arc<Node>) {
+        node.lookups.store(1 << 62, Relaxed);
+        self.shard(node.ino).lock().insert(node.ino.0, node);
+        self.len.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a lookup of the inode that was found, and gives its node. `reference` is asked for a new node, and for
+    /// a known one whose `refresh` says that its reference should follow (it gets the current one).
+    ///
+    /// If the number is known for another inode, which is then dead, the new one takes its place and its count: the
+    /// kernel notices by the generation, and will forget the sum.
+    pub(super) fn refer(
+        &self,
+        found: &Found,
+        refresh: impl FnOnce(&Reference) -> bool,
+        reference: impl FnOnce() -> Reference,
+    ) -> Arc<Node> {
+        let fresh = |reference| {
+            Arc::new(Node::new(
+                found.ino,
+                found.number,
+                found.mount,
+                found.generation,
+                found.kind,
+                reference,
+            ))
+        };
+        let mut shard = self.shard(found.ino).lock();
+        match shard.entry(found.ino.0) {
+            Entry::Occupied(mut known) => {
+                let count = known.get().lookups.fetch_add(1, Relaxed) + 1;
+                if known.get().generation != found.generation || known.get().kind != found.kind {
+                    let node = fresh(reference());
+                    node.lookups.store(count, Relaxed);
+                    known.insert(node);
+                } else {
+                    let mut state = known.get().state.lock();
+                    if refresh(&state.reference) {
+                        state.reference = reference();
+                    }
+                }
+                known.get().clone()
+            }
+            Entry::Vacant(free) => {
+                let node = fresh(reference());
+                node.lookups.store(1, Relaxed);
+                self.len.fetch_add(1, Relaxed);
+                free.insert(node).clone()
+            }
+        }
+    }
+
+    /// Takes `count` lookups back; gives the node when that was the last one.
+    pub(super) fn forget(&self, ino: Ino, count: u64) -> Option<Arc<Node>> {
+        let mut shard = self.shard(ino).lock();
+        let Entry::Occupied(known) = shard.entry(ino.0) else {
+            return None;
+        };
+        let left = known.get().lookups.load(Relaxed).saturating_sub(count);
+        known.get().lookups.store(left, Relaxed);
+        if left > 0 {
+            return None;
+        }
+        self.len.fetch_sub(1, Relaxed);
+        Some(known.remove())
+    }
+
+    /// How many inodes the kernel knows.
+    pub(super) fn len(&self) -> u64 {
+        self.len.load(Relaxed)
+    }
+
+    fn shard(&self, ino: Ino) -> &Shard {
+        &self.shards[(mix(ino.0) >> 58) as usize % SHARDS]
+    }
+}
+
+/// Inode numbers come in runs; one multiplication spreads them.
+#[derive(Default)]
+pub(super) struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for b in bytes {
+            self.0 = mix(self.0 ^ u64::from(*b));
+        }
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        // The map takes the control byte from the top bits and the bucket from the bottom ones: both must vary.
+        self.0 = mix(n).rotate_left(20);
+    }
+}
+
+fn mix(n: u64) -> u64 {
+    n.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(ino: u64, generation: u32) -> Found {
+        Found {
+            ino: Ino(ino),
+            number: ino,
+            mount: 0,
+            generation,
+            kind: libc::S_IFREG,
+        }
+    }
+
+    #[test]
+    fn a_node_leaves_with_its_last_lookup() {
+        let table = Table::new();
+        let first = table.refer(&found(7, 1), |_| false, || Reference::Descriptor);
+        let second = table.refer(&found(7, 1), |_| false, || unreachable!("known"));
+        assert!(Arc::ptr_eq(&first, &second));
+        assert_eq!(table.len(), 1);
+        assert!(table.forget(Ino(7), 1).is_none());
+        assert!(table.get(Ino(7)).is_some());
+        assert!(table.forget(Ino(7), 1).is_some());
+        assert!(table.get(Ino(7)).is_none());
+        assert!(
+            table.forget(Ino(7), 1).is_none(),
+            "forgetting the unknown is harmless"
+        );
+        assert_eq!(table.len(), 0);
+    }
+
+    #[test]
+    fn a_reused_number_is_another_node_with_the_old_count() {
+        let table = Table::new();
+        let old = table.refer(&found(7, 1), |_| false, || Reference::Descriptor);
+        let new = table.refer(&found(7, 2), |_| false, || Reference::Descriptor);
+        assert!(!Arc::ptr_eq(&old, &new));
+        assert!(
+            table.forget(Ino(7), 1).is_none(),
+            "the kernel still knows the new one"
+        );
+        assert!(table.forget(Ino(7), 1).is_some());
+    }
+
+    #[test]
+    fn numbers_in_runs_spread_over_the_shards() {
+        let table = Table::new();
+        for ino in 0..6400 {
+            table.refer(&found(ino, 0), |_| false, || Reference::Descriptor);
+        }
+        let fullest = table.shards.iter().map(|s| s.lock().len()).max().unwrap();
+        assert!(fullest < 300, "{fullest} of 6400 in one of {SHARDS} shards");
+    }
+}

@@ -1,0 +1,773 @@
+//! The FUSE adapter: decodes a request, calls the engine, replies. It decides nothing but how the kernel may cache.
+//!
+//! After its reply nothing of a request is touched: the kernel may send the next one, which frees what this one
+//! used, to another thread at once. Every handler is guarded: a panic costs its caller EIO, not a thread.
+
+mod backings;
+mod convert;
+mod executor;
+mod kernel_cache;
+mod setup;
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use vexfs_core::engine::Engine;
+use vexfs_core::fs::ops::{Caller, SetAttr};
+use vexfs_core::fs::{Opened, Reopen, SHARED_FH};
+use vexfs_core::ids::Ino;
+
+use self::backings::Backings;
+use self::convert::{attr_of, errno, kind_of, time_set};
+use self::executor::Executor;
+pub use self::kernel_cache::KernelCache;
+pub use self::setup::stack_options;
+
+/// The largest write and read: 256 pages, the kernel's default limit. Eight times the old 128 KiB, and 1.9 times as
+/// fast for sequential writes.
+const TRANSFER_MAX: u32 = 1 << 20;
+
+/// Background requests (readahead, mostly) that the kernel may have under way.
+const BACKGROUND_MAX: u16 = 64;
+
+/// What we ask of the kernel, if it has it, and nothing else: some capabilities that the library would accept make
+/// set-user-id bits survive a chown, or hang the first setxattr.
+const CAPABILITIES: [InitFlags; 7] = [
+    InitFlags::FUSE_ATOMIC_O_TRUNC,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    // The backing filesystem applies the umask, since a default ACL overrides it.
+    InitFlags::FUSE_DONT_MASK,
+    // Inodes are forgotten; a handle to one would not lead back to it.
+    InitFlags::FUSE_NO_EXPORT_SUPPORT,
+];
+
+/// How a mount speaks with the kernel.
+#[derive(Clone, Debug)]
+pub struct AdapterOptions {
+    /// Let the kernel read and write backing files itself where it can.
+    pub passthrough: bool,
+    /// The kernel checks permissions (and ACLs): needed as soon as anybody but the owner may use the mount.
+    pub default_permissions: bool,
+}
+
+impl Default for AdapterOptions {
+    fn default() -> AdapterOptions {
+        AdapterOptions {
+            passthrough: true,
+            default_permissions: false,
+        }
+    }
+}
+
+/// The engine as a FUSE filesystem.
+pub struct Adapter {
+    core: Arc<Core>,
+    executor: Executor,
+    kernel_cache: Arc<KernelCache>,
+    options: AdapterOptions,
+}
+
+/// What requests work with, on whatever thread.
+struct Core {
+    engine: Arc<Engine>,
+    backings: Backings,
+}
+
+thread_local! {
+    /// Where file data and attribute values are read into; grows to what is asked, at most [`TRANSFER_MAX`].
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Adapter {
+    /// Adapts an engine, and tells it how to reach the kernel's caches.
+    pub fn new(engine: Arc<Engine>, options: AdapterOptions) -> Adapter {
+        let metrics = engine.metrics().clone();
+        let kernel_cache = Arc::new(KernelCache::new(metrics.clone()));
+        engine.stack().connect(kernel_cache.clone());
+        let backings = Backings::new(options.passthrough, metrics.clone());
+        let executor = Executor::new(metrics);
+        Adapter {
+            core: Arc::new(Core { engine, backings }),
+            executor,
+            kernel_cache,
+            options,
+        }
+    }
+
+    /// The kernel's caches; to be connected with the session's notifier once there is a session.
+    pub fn kernel_cache(&self) -> Arc<KernelCache> {
+        self.kernel_cache.clone()
+    }
+
+    /// Runs a handler here, or on a thread of its own if the engine says that it may wait.
+    fn run(&self, may_wait: bool, handler: impl FnOnce(&Core) + Send + 'static) {
+        if !may_wait {
+            return self.core.guard(handler);
+        }
+        let core = self.core.clone();
+        self.executor.run(move || core.guard(handler));
+    }
+
+    /// The same for a handler that needs a name, which is copied only if it has to wait.
+    fn run_named(&self, may_wait: bool, name: &OsStr, handler: impl FnOnce(&Core, &OsStr) + Send + 'static) {
+        if !may_wait {
+            return self.core.guard(|core| handler(core, name));
+        }
+        let (core, name) = (self.core.clone(), name.to_owned());
+        self.executor.run(move || core.guard(|core| handler(core, &name)));
+    }
+}
+
+impl Core {
+    /// A panic in a handler drops the reply, which answers EIO.
+    fn guard(&self, handler: impl FnOnce(&Core)) {
+        if catch_unwind(AssertUnwindSafe(|| handler(self))).is_err() {
+            self.engine.metrics().panics.add_one();
+        }
+    }
+
+    fn open(&self, caller: &Caller, ino: Ino, flags: i32, reply: ReplyOpen) {
+        if ino.is_control() {
+            return match self.engine.open(caller, ino, flags, Reopen::Daemon) {
+                Ok(opened) => reply.opened(FileHandle(opened.fh), FopenFlags::FOPEN_DIRECT_IO),
+                Err(e) => reply.error(errno(&e)),
+            };
+        }
+        let how = self.backings.how();
+        let mut opened = match self.engine.open(caller, ino, flags, how) {
+            Ok(opened) => opened,
+            Err(e) => return reply.error(errno(&e)),
+        };
+        if how == Reopen::Passthrough {
+            let id = self
+                .backings
+                .acquire(ino, opened.generation, || match &opened.file {
+                    Some(file) => reply.open_backing(file),
+                    None => reply.open_backing(self.engine.backing_fd(ino).map_err(backing_error)?),
+                });
+            if let Some(id) = id {
+                return reply.opened_passthrough(FileHandle(opened.fh), FopenFlags::FOPEN_NOFLUSH, &id);
+            }
+            if opened.fh == SHARED_FH {
+                opened = match self.engine.open(caller, ino, flags, Reopen::Daemon) {
+                    Ok(opened) => opened,
+                    Err(e) => {
+                        self.backings.release(ino);
+                        return reply.error(errno(&e));
+                    }
+                };
+            }
+        }
+        reply.opened(FileHandle(opened.fh), cached_flags(&opened));
+    }
+
+    fn create(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &OsStr,
+        modes: (u32, u32),
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let how = self.backings.how();
+        let (entry, opened) = match self.engine.create(caller, parent, name, modes, flags, how) {
+            Ok(created) => created,
+            Err(e) => return reply.error(errno(&e)),
+        };
+        let (attr, generation, fh) = (
+            attr_of(&entry.attr),
+            Generation(entry.generation),
+            FileHandle(opened.fh),
+        );
+        if entry.attr.ino.is_control() {
+            return reply.created(
+                &entry.entry_ttl,
+                &attr,
+                generation,
+                fh,
+                FopenFlags::FOPEN_DIRECT_IO,
+            );
+        }
+        if how == Reopen::Passthrough
+            && let Some(file) = &opened.file
+            && let Some(id) = self
+                .backings
+                .acquire(entry.attr.ino, opened.generation, || reply.open_backing(file))
+        {
+            let flags = FopenFlags::FOPEN_NOFLUSH;
+            return reply.created_passthrough(&entry.entry_ttl, &attr, generation, fh, flags, &id);
+        }
+        reply.created(&entry.entry_ttl, &attr, generation, fh, cached_flags(&opened));
+    }
+
+    fn entry(&self, made: vexfs_core::Result<vexfs_core::fs::ops::Entry>, reply: ReplyEntry) {
+        match made {
+            Ok(entry) => reply.entry_with_ttls(
+                &entry.attr_ttl,
+                &entry.entry_ttl,
+                &attr_of(&entry.attr),
+                Generation(entry.generation),
+            ),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn attr(&self, attr: vexfs_core::Result<vexfs_core::fs::ops::Attr>, reply: ReplyAttr) {
+        match attr {
+            Ok(attr) => reply.attr(&self.attr_ttl(attr.ino), &attr_of(&attr)),
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    /// How long attributes may be believed: those of generated nodes change on their own.
+    fn attr_ttl(&self, ino: Ino) -> Duration {
+        if ino.is_control() {
+            Duration::ZERO
+        } else {
+            self.engine.stack().options().ttl
+        }
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for capability in CAPABILITIES {
+            // What this kernel lacks it does without.
+            let _ = config.add_capabilities(capability);
+        }
+        if self.options.default_permissions {
+            // It implies the check of permissions, so it is not for mounts without it.
+            let _ = config.add_capabilities(InitFlags::FUSE_POSIX_ACL);
+        }
+        if !self.core.engine.stack().options().exclusive {
+            // Cached pages go when the attributes show that somebody else wrote the file.
+            let _ = config.add_capabilities(InitFlags::FUSE_AUTO_INVAL_DATA);
+        }
+        let passthrough = self.options.passthrough
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(1).is_ok();
+        if !passthrough {
+            self.core.backings.turn_off();
+        }
+        // The values are within the limits of the library, which says so otherwise and keeps its own.
+        let _ = config.set_max_write(TRANSFER_MAX);
+        let _ = config.set_max_background(BACKGROUND_MAX);
+        Ok(())
+    }
+
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let caller = caller(req);
+        self.core
+            .guard(|core| core.entry(core.engine.lookup(&caller, Ino(parent.0), name), reply));
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.core.guard(|core| {
+            core.backings.forget(Ino(ino.0));
+            core.engine.forget(Ino(ino.0), nlookup);
+        });
+    }
+
+    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let caller = caller(req);
+        self.core
+            .guard(|core| core.attr(core.engine.getattr(&caller, Ino(ino.0), fh.map(|fh| fh.0)), reply));
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let (caller, ino) = (caller(req), Ino(ino.0));
+        let set = SetAttr {
+            mode,
+            uid,
+            gid,
+            size,
+            atime: atime.map(time_set),
+            mtime: mtime.map(time_set),
+            fh: fh.map(|fh| fh.0),
+        };
+        self.run(self.core.engine.may_wait(ino), move |core| {
+            core.attr(core.engine.setattr(&caller, ino, &set), reply);
+        });
+    }
+
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        let (caller, ino) = (caller(req), Ino(ino.0));
+        self.run(self.core.engine.may_wait(ino), move |core| {
+            match core.engine.readlink(&caller, ino) {
+                Ok(target) => reply.data(&target),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let caller = caller(req);
+        self.core.guard(|core| {
+            let made = core
+                .engine
+                .mknod(&caller, Ino(parent.0), name, (mode, umask), u64::from(rdev));
+            core.entry(made, reply);
+        });
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let (caller, parent) = (caller(req), Ino(parent.0));
+        self.run_named(self.core.engine.may_wait(parent), name, move |core, name| {
+            core.entry(core.engine.mkdir(&caller, parent, name, mode, umask), reply);
+        });
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (caller, parent) = (caller(req), Ino(parent.0));
+        self.run_named(self.core.engine.may_wait(parent), name, move |core, name| {
+            done(core.engine.unlink(&caller, parent, name), reply);
+        });
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (caller, parent) = (caller(req), Ino(parent.0));
+        self.run_named(self.core.engine.may_wait(parent), name, move |core, name| {
+            done(core.engine.rmdir(&caller, parent, name), reply);
+        });
+    }
+
+    fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (caller, parent) = (caller(req), Ino(parent.0));
+        let target = target.as_os_str().to_owned();
+        self.run_named(self.core.engine.may_wait(parent), name, move |core, name| {
+            core.entry(core.engine.symlink(&caller, parent, name, &target), reply);
+        });
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let (caller, parent, newparent) = (caller(req), Ino(parent.0), Ino(newparent.0));
+        if !self.core.engine.may_wait(parent) {
+            return self.core.guard(|core| {
+                let renamed = core
+                    .engine
+                    .rename(&caller, parent, name, newparent, newname, flags.bits());
+                done(renamed, reply);
+            });
+        }
+        let newname = newname.to_owned();
+        self.run_named(true, name, move |core, name| {
+            done(
+                core.engine
+                    .rename(&caller, parent, name, newparent, &newname, flags.bits()),
+                reply,
+            );
+        });
+    }
+
+    fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        self.core.guard(|core| {
+            core.entry(core.engine.link(Ino(ino.0), Ino(newparent.0), newname), reply);
+        });
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (caller, ino) = (caller(req), Ino(ino.0));
+        self.run(self.core.engine.may_wait(ino), move |core| {
+            core.open(&caller, ino, flags.0, reply)
+        });
+    }
+
+    fn read(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let (caller, ino) = (caller(req), Ino(ino.0));
+        self.run(self.core.engine.may_wait(ino), move |core| {
+            with_buffer(size, |buffer| {
+                match core.engine.read(&caller, ino, fh.0, offset, buffer) {
+                    Ok(len) => reply.data(&buffer[..len]),
+                    Err(e) => reply.error(errno(&e)),
+                }
+            });
+        });
+    }
+
+    fn write(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let (caller, ino) = (caller(req), Ino(ino.0));
+        // Pages of a mapping have their own offset, whatever file they come by.
+        let append = flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let write =
+            move |core: &Core, data: &[u8]| match core.engine.write(&caller, ino, fh.0, offset, data, append)
+            {
+                Ok(len) => reply.written(len as u32),
+                Err(e) => reply.error(errno(&e)),
+            };
+        if !self.core.engine.may_wait(ino) {
+            return self.core.guard(|core| write(core, data));
+        }
+        let data = data.to_vec();
+        self.run(true, move |core| write(core, &data));
+    }
+
+    fn flush(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        // Only from kernels that do not know FOPEN_NOFLUSH: nothing is held back that a close could lose.
+        reply.ok();
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let ino = Ino(ino.0);
+        self.core.guard(|core| {
+            core.backings.release(ino);
+            done(core.engine.release(ino, fh.0), reply);
+        });
+    }
+
+    fn fsync(&self, _req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.core
+            .guard(|core| done(core.engine.fsync(Ino(ino.0), fh.0, datasync), reply));
+    }
+
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let (caller, ino) = (caller(req), Ino(ino.0));
+        self.run(self.core.engine.may_wait(ino), move |core| {
+            match core.engine.opendir(&caller, ino) {
+                Ok(fh) => {
+                    let flags = match (ino.is_control(), core.engine.stack().options().exclusive) {
+                        // A generated list is new each time.
+                        (true, _) => FopenFlags::empty(),
+                        // The kernel drops its list when the directory's mtime changes.
+                        (false, true) => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
+                        (false, false) => FopenFlags::FOPEN_CACHE_DIR,
+                    };
+                    reply.opened(FileHandle(fh), flags);
+                }
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn readdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let (caller, ino) = (caller(req), Ino(ino.0));
+        self.run(self.core.engine.may_wait(ino), move |core| {
+            let listed = core.engine.readdir(&caller, ino, fh.0, offset, |entry| {
+                let kind = kind_of(u32::from(entry.kind) << 12);
+                reply.add(INodeNo(entry.ino.0), entry.next_offset, kind, entry.name)
+            });
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let (caller, ino) = (caller(req), Ino(ino.0));
+        self.run(self.core.engine.may_wait(ino), move |core| {
+            let listed = core
+                .engine
+                .readdirplus(&caller, ino, fh.0, offset, |entry, found| {
+                    let number = INodeNo(found.attr.ino.0);
+                    let (attr, generation) = (attr_of(&found.attr), Generation(found.generation));
+                    reply.add(
+                        number,
+                        entry.next_offset,
+                        entry.name,
+                        &found.entry_ttl,
+                        &attr,
+                        generation,
+                    )
+                });
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn releasedir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.core
+            .guard(|core| done(core.engine.releasedir(Ino(ino.0), fh.0), reply));
+    }
+
+    fn fsyncdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.core
+            .guard(|core| done(core.engine.fsyncdir(Ino(ino.0), fh.0, datasync), reply));
+    }
+
+    fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        self.core.guard(|core| match core.engine.statfs(Ino(ino.0)) {
+            Ok(s) => {
+                reply.statfs(
+                    s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.frsize,
+                );
+            }
+            Err(e) => reply.error(errno(&e)),
+        });
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (caller, ino) = (caller(req), Ino(ino.0));
+        let value = value.to_vec();
+        self.run_named(
+            self.core.engine.xattr_may_wait(ino, name),
+            name,
+            move |core, name| {
+                done(core.engine.setxattr(&caller, ino, name, &value, flags), reply);
+            },
+        );
+    }
+
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let (caller, ino) = (caller(req), Ino(ino.0));
+        self.run_named(
+            self.core.engine.xattr_may_wait(ino, name),
+            name,
+            move |core, name| {
+                with_buffer(size, |buffer| {
+                    match core.engine.getxattr(&caller, ino, name, buffer) {
+                        Ok(len) if size == 0 => reply.size(len as u32),
+                        Ok(len) => reply.data(&buffer[..len]),
+                        Err(e) => reply.error(errno(&e)),
+                    }
+                });
+            },
+        );
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let (caller, ino) = (caller(req), Ino(ino.0));
+        self.run(self.core.engine.may_wait(ino), move |core| {
+            match core.engine.listxattr(&caller, ino) {
+                Ok(list) if size == 0 => reply.size(list.len() as u32),
+                Ok(list) if list.len() > size as usize => reply.error(fuser::Errno::ERANGE),
+                Ok(list) => reply.data(&list),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (caller, ino) = (caller(req), Ino(ino.0));
+        self.run_named(
+            self.core.engine.xattr_may_wait(ino, name),
+            name,
+            move |core, name| {
+                done(core.engine.removexattr(&caller, ino, name), reply);
+            },
+        );
+    }
+
+    fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        let caller = caller(req);
+        self.core
+            .guard(|core| done(core.engine.access(&caller, Ino(ino.0), mask.bits()), reply));
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (caller, parent) = (caller(req), Ino(parent.0));
+        self.run_named(self.core.engine.may_wait(parent), name, move |core, name| {
+            core.create(&caller, parent, name, (mode, umask), flags, reply);
+        });
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        self.core.guard(|core| {
+            done(
+                core.engine.fallocate(Ino(ino.0), fh.0, mode, offset, length),
+                reply,
+            )
+        });
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        self.core
+            .guard(|core| match core.engine.lseek(Ino(ino.0), fh.0, offset, whence) {
+                Ok(at) => reply.offset(at as i64),
+                Err(e) => reply.error(errno(&e)),
+            });
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // The reply has 32 bits for the length; whole pages keep the rest aligned.
+        let len = len.min(u64::from(u32::MAX) & !4095) as usize;
+        self.core.guard(|core| {
+            let from = (Ino(ino_in.0), fh_in.0, offset_in);
+            let to = (Ino(ino_out.0), fh_out.0, offset_out);
+            match core.engine.copy_file_range(from, to, len) {
+                Ok(copied) => reply.written(copied as u32),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+}
+
+fn caller(req: &Request) -> Caller {
+    Caller {
+        uid: req.uid(),
+        gid: req.gid(),
+        pid: req.pid(),
+    }
+}
+
+fn done(result: vexfs_core::Result<()>, reply: ReplyEmpty) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(errno(&e)),
+    }
+}
+
+/// How the kernel may cache a file that we read and write for it.
+fn cached_flags(opened: &Opened) -> FopenFlags {
+    match opened.keep_cache {
+        true => FopenFlags::FOPEN_NOFLUSH | FopenFlags::FOPEN_KEEP_CACHE,
+        false => FopenFlags::FOPEN_NOFLUSH,
+    }
+}
+
+fn backing_error(error: vexfs_core::Error) -> io::Error {
+    io::Error::from_raw_os_error(error.errno())
+}
+
+/// Calls `f` with `size` bytes of this thread's buffer.
+fn with_buffer<T>(size: u32, f: impl FnOnce(&mut [u8]) -> T) -> T {
+    let size = size.min(TRANSFER_MAX) as usize;
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.len() < size {
+            buffer.resize(size, 0);
+        }
+        f(&mut buffer[..size])
+    })
+}

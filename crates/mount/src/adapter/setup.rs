@@ -1,0 +1,53 @@
+//! What the mount options mean for the stack and the adapter.
+
+use std::time::Duration;
+
+use vexfs_core::fs::StackOptions;
+use vexfs_core::ids::NodeKey;
+
+use super::AdapterOptions;
+use crate::options::{Control, MountOptions};
+use crate::place::Place;
+
+/// How the backing directory is to be shown at this place.
+///
+/// # Errors
+/// When the mountpoint's parent cannot be looked at.
+pub fn stack_options(place: &Place, options: &MountOptions) -> std::io::Result<StackOptions> {
+    let defaults = StackOptions::default();
+    Ok(StackOptions {
+        ctlname: (options.ctl != Control::Off).then(|| options.ctlname.clone()),
+        // A time that was given is for a directory that others change as well.
+        ttl: options.ttl.unwrap_or(defaults.ttl),
+        exclusive: options.ttl.is_none_or(|ttl| ttl >= Duration::from_secs(3600)),
+        handles: true,
+        mountpoint: mountpoint_inside(place)?,
+    })
+}
+
+/// The mountpoint's directory and name, if it lies inside SOURCE.
+fn mountpoint_inside(place: &Place) -> std::io::Result<Option<(NodeKey, std::ffi::OsString)>> {
+    if place.mountpoint == place.source || !place.mountpoint.starts_with(&place.source) {
+        return Ok(None);
+    }
+    let (Some(parent), Some(name)) = (place.mountpoint.parent(), place.mountpoint.file_name()) else {
+        return Ok(None);
+    };
+    let stat = rustix::fs::stat(parent)?;
+    Ok(Some((
+        NodeKey {
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+        },
+        name.to_owned(),
+    )))
+}
+
+impl From<&MountOptions> for AdapterOptions {
+    fn from(options: &MountOptions) -> AdapterOptions {
+        AdapterOptions {
+            passthrough: options.passthrough,
+            default_permissions: options.default_permissions,
+        }
+    }
+}
