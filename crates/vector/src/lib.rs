@@ -24,6 +24,7 @@
 
 mod database;
 mod error;
+pub mod graph;
 mod journal;
 pub mod kernel;
 mod manifest;

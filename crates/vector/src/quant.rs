@@ -18,5 +18,4 @@ pub use i8codes::{I8Codes, I8Factors, I8Query};
 pub use nibble::{NibbleCodes, NibbleFactors, NibbleQuery};
 pub use rabitq::{BLOCK_ROWS, RabitqCodes, RabitqQuery};
 pub use rotate::Rotation;
-#[cfg(test)]
 pub(crate) use rotate::splitmix;

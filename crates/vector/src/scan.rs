@@ -12,7 +12,9 @@ mod rows;
 
 pub use allowed::Allowed;
 pub use bytes::i8_rerank;
+pub(crate) use exact::in_parallel;
 pub use exact::{exact, exact_batch, exact_range, exact_subset, rerank};
 pub use onebit::{OneBitRerank, rabitq_rerank};
 pub use plan::{Costs, Plan, Scope};
+pub(crate) use rows::prefetch;
 pub use rows::{Query, RowSlice, Rows, SliceRows};

@@ -1,0 +1,60 @@
+//! The set of nodes a search has seen: a bit a node, 12.5 KB for 100,000, which stays in the first-level cache.
+
+/// A reusable set of slots.
+#[derive(Default)]
+pub(super) struct Visited {
+    words: Vec<u64>,
+    seen: Vec<u32>,
+    /// Slots from here on do not count: a node that came into being after the search began, or a damaged edge.
+    end: u32,
+}
+
+impl Visited {
+    /// Empties the set and makes room for slots below `slots`. Clears by the list of members where that is shorter than
+    /// the bits.
+    pub(super) fn reset(&mut self, slots: u32) {
+        self.end = slots;
+        let slots = slots as usize;
+        if self.seen.len() < self.words.len() {
+            self.seen.iter().for_each(|&s| self.words[s as usize / 64] = 0);
+        } else {
+            self.words.fill(0);
+        }
+        self.seen.clear();
+        if self.words.len() < slots.div_ceil(64) {
+            // Room for growth, so that a search beside inserts does not reallocate each time.
+            self.words.resize((slots + slots / 4).div_ceil(64) + 64, 0);
+        }
+    }
+
+    /// Adds a slot; false if it was there already or is none that counts.
+    #[inline]
+    pub(super) fn insert(&mut self, slot: u32) -> bool {
+        if slot >= self.end {
+            return false;
+        }
+        let word = &mut self.words[slot as usize / 64];
+        let bit = 1 << (slot % 64);
+        if *word & bit != 0 {
+            return false;
+        }
+        *word |= bit;
+        self.seen.push(slot);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_new_once_until_reset() {
+        let mut v = Visited::default();
+        for round in 0..3 {
+            v.reset(1000 * (round + 1));
+            assert!(v.insert(5) && !v.insert(5) && v.insert(999));
+        }
+        assert!(!v.insert(3000) && !v.insert(u32::MAX / 2));
+    }
+}
