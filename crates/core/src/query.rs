@@ -1,12 +1,15 @@
 //! From a query to a ranked list of files.
 
+pub(crate) mod access;
 pub mod answer;
 pub mod ask;
+mod filter;
 pub mod fuse;
 pub mod kinds;
 pub mod options;
 pub mod parse;
 mod quantity;
+pub mod search;
 pub mod snippet;
 
 fn parse_number<T: std::str::FromStr>(text: &str) -> Option<T> {

@@ -1,0 +1,156 @@
+//! Which files a query's conditions let pass.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use parking_lot::Mutex;
+
+use super::answer::path_text;
+use super::kinds::{self, FileType};
+use super::parse::{Filter, Group, Query, TermKind};
+use crate::error::{Error, Result};
+use crate::ids::FileId;
+use crate::semantic::lexical::Snapshot;
+use crate::store::Store;
+use crate::store::file::Kind;
+use crate::store::mirror::{Mirror, Node};
+use crate::store::relations::Target;
+
+/// A query's conditions and scope, with everything looked up that they need.
+pub(super) struct Sieve<'a> {
+    conditions: Vec<&'a Group>,
+    scope: Option<FileId>,
+    scope_path: std::path::PathBuf,
+    sets: HashMap<usize, HashSet<FileId>>,
+    known: Mutex<HashMap<FileId, bool>>,
+}
+
+impl<'a> Sieve<'a> {
+    /// Looks up phrases, excluded words, tags, metadata and relations of the query's conditions. `scope` is the
+    /// directory to search below, none for the whole tree.
+    pub(super) fn new(
+        query: &'a Query,
+        scope: Option<FileId>,
+        store: &Store,
+        words: &Snapshot,
+    ) -> Result<Sieve<'a>> {
+        let scope_path = scope
+            .and_then(|scope| store.mirror().path(scope))
+            .unwrap_or_default();
+        let conditions: Vec<&Group> = query.conditions().collect();
+        let mut sets = HashMap::new();
+        for term in conditions.iter().flat_map(|group| &group.terms) {
+            let set = match &term.kind {
+                TermKind::Word(text) | TermKind::Phrase(text) => words.files_with(text)?,
+                TermKind::Filter(Filter::Tag(tag)) => {
+                    store.read(|rows| rows.tagged(tag))?.into_iter().collect()
+                }
+                TermKind::Filter(Filter::Meta(key, value)) => store
+                    .read(|rows| rows.with_metadata(key))?
+                    .into_iter()
+                    .filter(|(_, found)| value.as_ref().is_none_or(|value| value.as_bytes() == found))
+                    .map(|(file, _)| file)
+                    .collect(),
+                TermKind::Filter(Filter::Linked(kind, path)) => {
+                    related(store, kind.as_deref(), &scope_path.join(path))?
+                }
+                TermKind::Filter(_) => continue,
+            };
+            sets.insert(term.at, set);
+        }
+        Ok(Sieve {
+            conditions,
+            scope,
+            scope_path,
+            sets,
+            known: Mutex::default(),
+        })
+    }
+
+    /// Whether there is nothing to sort out.
+    pub(super) fn passes_all(&self) -> bool {
+        self.conditions.is_empty() && self.scope.is_none()
+    }
+
+    /// Whether a file passes. Asked once a file, then remembered.
+    pub(super) fn passes(&self, mirror: &Mirror, file: FileId) -> bool {
+        if let Some(&known) = self.known.lock().get(&file) {
+            return known;
+        }
+        let passes = mirror
+            .get(file)
+            .is_some_and(|node| self.judge(mirror, file, node));
+        self.known.lock().insert(file, passes);
+        passes
+    }
+
+    fn judge(&self, mirror: &Mirror, file: FileId, node: &Node) -> bool {
+        node.facts.kind == Kind::File
+            && node.state.is_live()
+            && self.scope.is_none_or(|scope| mirror.is_within(file, scope))
+            && self.conditions.iter().all(|group| {
+                group.terms.iter().any(|term| {
+                    let holds = match self.sets.get(&term.at) {
+                        Some(set) => set.contains(&file),
+                        None => match &term.kind {
+                            TermKind::Filter(filter) => self.holds(filter, mirror, file, node),
+                            TermKind::Word(_) | TermKind::Phrase(_) => false,
+                        },
+                    };
+                    holds != term.excluded
+                })
+            })
+    }
+
+    fn holds(&self, filter: &Filter, mirror: &Mirror, file: FileId, node: &Node) -> bool {
+        let name = || node.names().first().map(|name| name.as_os_str());
+        match filter {
+            Filter::Path(globs) => mirror.paths(file).iter().any(|path| {
+                path.strip_prefix(&self.scope_path)
+                    .is_ok_and(|below| globs.is_match(below))
+            }),
+            Filter::Name(globs) => node
+                .names()
+                .iter()
+                .any(|name| globs.is_match(Path::new(name.as_os_str()))),
+            Filter::Ext(extension) => name()
+                .and_then(kinds::extension)
+                .is_some_and(|found| found == *extension || ends_with(name(), extension)),
+            Filter::Type(wanted) => name().and_then(FileType::of_name) == Some(*wanted),
+            Filter::Size(size) => size.holds(node.facts.size),
+            Filter::Mtime(time) => time.holds(node.facts.mtime.div_euclid(1_000_000_000)),
+            // Sets, and choices that say nothing about a single file.
+            Filter::Tag(_) | Filter::Meta(..) | Filter::Linked(..) | Filter::Like(_) | Filter::Space(_) => {
+                true
+            }
+        }
+    }
+}
+
+/// The files that a relation leads to from the file at a path, or from which one leads to it.
+fn related(store: &Store, kind: Option<&str>, path: &Path) -> Result<HashSet<FileId>> {
+    store.read(|rows| {
+        let file = rows
+            .resolve(path)?
+            .ok_or_else(|| Error::NotFound(path_text(path)))?;
+        let to = rows
+            .relations_from(file, kind)?
+            .into_iter()
+            .filter_map(|relation| match relation.to {
+                Target::File(file) => Some(file),
+                Target::Path(_) => None,
+            });
+        let from = rows
+            .relations_to(file, kind)?
+            .into_iter()
+            .map(|relation| relation.from);
+        Ok(to.chain(from).collect())
+    })
+}
+
+/// `ext:tar.gz` asks for more than what follows the last dot.
+fn ends_with(name: Option<&std::ffi::OsStr>, extension: &str) -> bool {
+    let dotted = format!(".{extension}");
+    name.and_then(|name| name.to_str())
+        .is_some_and(|name| name.to_lowercase().ends_with(&dotted))
+}

@@ -1,0 +1,448 @@
+//! Answering a query: both indexes are asked under the query's conditions, their lists fused, and what the caller may
+//! not read taken out before anything is counted or scaled.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vexfs_vector::{Filter as VectorFilter, SearchParams, Space};
+
+use super::access::readable;
+use super::answer::{Answer, Hit, HitPassage};
+use super::filter::Sieve;
+use super::fuse::{DEPTH, FusedFile, Scored, fuse};
+use super::options::{Mode, Options};
+use super::parse::{Query, TermKind, parse};
+use crate::error::{Error, Result};
+use crate::fs::ops::Caller;
+use crate::ids::{FileId, NodeKey, PassageId};
+use crate::semantic::embed::Embedder;
+use crate::semantic::lexical::{LexicalIndex, Limit, Snapshot, Words};
+use crate::store::Store;
+use crate::store::file::State;
+
+/// Passages of a file that an answer shows.
+const PASSAGES_PER_HIT: usize = 3;
+/// Lists longer than this are not asked for, however few of their files the caller may read.
+const DEPTH_MAX: usize = 25_600;
+
+/// A search.
+pub struct Request<'a> {
+    /// Who asks: nothing that they may not read is found, counted or scaled by.
+    pub caller: &'a Caller,
+    /// The directory to search below; the whole tree when absent.
+    pub scope: Option<NodeKey>,
+    /// What is searched for.
+    pub what: What<'a>,
+    /// How it is ranked.
+    pub options: &'a Options,
+    /// How fresh the answer must be.
+    pub fresh: Fresh,
+}
+
+/// What is searched for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum What<'a> {
+    /// A text in the query language.
+    Text(&'a str),
+    /// Files similar to this one, a path below the scope.
+    Like(&'a Path),
+    /// Neighbours of a vector, in a space that programs set, or in the default embedder's.
+    Vector {
+        /// The space; the default embedder's when absent.
+        space: Option<String>,
+        /// As many components as the space has.
+        vector: Vec<f32>,
+    },
+}
+
+/// How fresh an answer must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fresh {
+    /// Fail with [`Error::NotFresh`] when files are pending.
+    pub require: bool,
+    /// Wait until no file is pending, at most so long.
+    pub wait: Duration,
+}
+
+/// What a search reads from.
+pub struct Searcher {
+    /// The catalog.
+    pub store: Arc<Store>,
+    /// Vectors of passages.
+    pub passages: Arc<Space>,
+    /// Words of passages.
+    pub words: Arc<LexicalIndex>,
+    /// Embeds queries as it embedded the passages.
+    pub embedder: Arc<dyn Embedder>,
+    /// The backing directory.
+    pub root: OwnedFd,
+}
+
+/// What the two indexes are asked.
+struct Asked {
+    vector: Option<Vec<f32>>,
+    words: Words,
+    /// The file that the others are compared with is not its own neighbour.
+    except: Option<FileId>,
+}
+
+impl Searcher {
+    /// Answers a request.
+    pub fn search(&self, request: &Request<'_>) -> Result<Answer> {
+        let started = Instant::now();
+        let (title, query) = match &request.what {
+            What::Text(text) => ((*text).to_owned(), parse(text)?),
+            What::Like(path) => (
+                format!("like:{}", super::answer::path_text(path)),
+                Query::default(),
+            ),
+            What::Vector { .. } => ("vector".to_owned(), Query::default()),
+        };
+        let scope = self.scope(request)?;
+        let snapshot = self.words.snapshot();
+        let sieve = Sieve::new(&query, scope, &self.store, &snapshot)?;
+        let asked = self.asked(request, &query, scope)?;
+        let k = request.options.k;
+        let files = self.ranked(request, &asked, &sieve, &snapshot, k + 1)?;
+        let truncated = files.len() > k;
+        let kept = files
+            .into_iter()
+            .take(k)
+            .filter(|(file, _)| file.score >= request.options.min_score);
+        let hits = kept
+            .map(|(file, path)| self.hydrate(file, path, &snapshot))
+            .collect::<Result<Vec<_>>>()?;
+        let counts = self.store.mirror().counts();
+        Ok(Answer {
+            query: title,
+            generation: self.store.generation(),
+            pending: counts.pending,
+            took: started.elapsed(),
+            truncated,
+            hits,
+        })
+    }
+
+    /// The directory to search below, by its id; none for the whole tree.
+    fn scope(&self, request: &Request<'_>) -> Result<Option<FileId>> {
+        let mirror = self.store.mirror();
+        let mut scope = match request.scope {
+            Some(key) => Some(
+                mirror
+                    .id_of(key)
+                    .ok_or(Error::NotFound("the directory, in the catalog,".into()))?,
+            ),
+            None => None,
+        };
+        if let Some(within) = &request.options.within {
+            let base = scope.and_then(|scope| mirror.path(scope)).unwrap_or_default();
+            drop(mirror);
+            let id = self.store.read(|rows| rows.resolve(&base.join(within)))?;
+            scope = Some(id.ok_or_else(|| Error::NotFound(within.clone()))?);
+        }
+        Ok(scope.filter(|&scope| scope != crate::store::file::ROOT))
+    }
+
+    fn asked(&self, request: &Request<'_>, query: &Query, scope: Option<FileId>) -> Result<Asked> {
+        let like = match &request.what {
+            What::Vector { vector, .. } => {
+                return Ok(Asked {
+                    vector: Some(self.checked(vector)?),
+                    words: Words::default(),
+                    except: None,
+                });
+            }
+            What::Like(path) => Some(*path),
+            What::Text(_) => query.like().map(PathBuf::as_path),
+        };
+        if let Some(path) = like {
+            let base = scope
+                .and_then(|scope| self.store.mirror().path(scope))
+                .unwrap_or_default();
+            let path = base.join(path);
+            let missing = || Error::NotFound(super::answer::path_text(&path));
+            let file = self.store.read(|rows| rows.resolve(&path))?.ok_or_else(missing)?;
+            if readable(self.root.as_fd(), request.caller, std::slice::from_ref(&path)) != [true] {
+                return Err(missing());
+            }
+            return Ok(Asked {
+                vector: self.centroid(file)?,
+                words: words(query),
+                except: Some(file),
+            });
+        }
+        let text = query.text();
+        let vector = if text.is_empty() || request.options.mode == Mode::Text {
+            None
+        } else {
+            let mut vector = vec![0.0; self.embedder.dim()];
+            self.embedder.embed(&[&text], &mut vector)?;
+            // A text of unknown words alone is similar to nothing.
+            vector.iter().any(|&x| x != 0.0).then_some(vector)
+        };
+        let words = if request.options.mode == Mode::Vec {
+            Words::default()
+        } else {
+            words(query)
+        };
+        Ok(Asked {
+            vector,
+            words,
+            except: None,
+        })
+    }
+
+    fn checked(&self, vector: &[f32]) -> Result<Vec<f32>> {
+        if vector.len() == self.embedder.dim() {
+            return Ok(vector.to_vec());
+        }
+        Err(Error::Invalid(format!(
+            "vector of {} components, expected {}",
+            vector.len(),
+            self.embedder.dim()
+        )))
+    }
+
+    /// The mean of a file's passage vectors; none when it has none.
+    fn centroid(&self, file: FileId) -> Result<Option<Vec<f32>>> {
+        let passages = self.store.read(|rows| rows.passages(file))?;
+        let mut sum = vec![0.0f32; self.embedder.dim()];
+        let mut one = Vec::new();
+        let mut found = false;
+        for row in passages.known() {
+            if self
+                .passages
+                .get(PassageId::new(file, row.slot).0, &mut one)
+                .map_err(vector_error)?
+            {
+                found = true;
+                sum.iter_mut().zip(&one).for_each(|(sum, x)| *sum += x);
+            }
+        }
+        Ok(found.then_some(sum))
+    }
+
+    /// The best files that the caller may read, with their paths. Lists are asked for longer until enough of their
+    /// files may be read or nothing is left.
+    fn ranked(
+        &self,
+        request: &Request<'_>,
+        asked: &Asked,
+        sieve: &Sieve<'_>,
+        snapshot: &Snapshot,
+        wanted: usize,
+    ) -> Result<Vec<(FusedFile, PathBuf)>> {
+        let weight = match (
+            &asked.vector,
+            asked.words.any.is_empty() && asked.words.all.is_empty(),
+        ) {
+            (None, true) => return self.listed(request, sieve, wanted),
+            // With one list empty the other has all the weight.
+            _ => self.embedder.hybrid_weight(),
+        };
+        let mut files = DEPTH.max(wanted);
+        let mut judged: HashMap<FileId, Option<PathBuf>> = HashMap::new();
+        loop {
+            let (mut vectors, mut words) = self.lists(asked, sieve, snapshot, files)?;
+            let full = distinct(&vectors).max(distinct(&words)) >= files;
+            self.judge(request.caller, vectors.iter().chain(&words), &mut judged);
+            let allowed = |hit: &Scored| matches!(judged.get(&hit.id.file()), Some(Some(_)));
+            vectors.retain(allowed);
+            words.retain(allowed);
+            let ranked = fuse(&words, &vectors, weight);
+            if !full || ranked.len() >= DEPTH.max(wanted) / 2 || files >= DEPTH_MAX {
+                let path = |file: &FusedFile| judged.get(&file.file).cloned().flatten().unwrap_or_default();
+                return Ok(ranked
+                    .into_iter()
+                    .take(wanted)
+                    .map(|file| (path(&file), file))
+                    .map(|(p, f)| (f, p))
+                    .collect());
+            }
+            files *= 4;
+        }
+    }
+
+    /// The best passages of the best `files` files in each index.
+    fn lists(
+        &self,
+        asked: &Asked,
+        sieve: &Sieve<'_>,
+        snapshot: &Snapshot,
+        files: usize,
+    ) -> Result<(Vec<Scored>, Vec<Scored>)> {
+        let mirror = self.store.mirror();
+        let passes = |file: FileId| Some(file) != asked.except && sieve.passes(&mirror, file);
+        let filtered = !sieve.passes_all() || asked.except.is_some();
+        let mut vectors = Vec::new();
+        if let Some(vector) = &asked.vector {
+            let passage_passes = |id: u64| passes(PassageId(id).file());
+            let mut params = SearchParams::new(files * PASSAGES_PER_HIT);
+            if filtered {
+                params = params.filter(VectorFilter::Predicate {
+                    test: &passage_passes,
+                    selectivity: 0.5,
+                });
+            }
+            let found = self.passages.search(vector, &params).map_err(vector_error)?;
+            vectors.extend(found.iter().map(|near| Scored {
+                id: PassageId(near.id),
+                score: 1.0 - near.distance,
+            }));
+        }
+        let limit = Limit {
+            files,
+            passages_per_file: PASSAGES_PER_HIT,
+        };
+        let words = snapshot.search(&asked.words, limit, filtered.then_some(&passes as _))?;
+        Ok((vectors, words))
+    }
+
+    /// Notes for each file that is new in the lists where it is, or that the caller may not read it.
+    fn judge<'s>(
+        &self,
+        caller: &Caller,
+        list: impl Iterator<Item = &'s Scored>,
+        judged: &mut HashMap<FileId, Option<PathBuf>>,
+    ) {
+        let (mut files, mut paths) = (Vec::new(), Vec::new());
+        {
+            let mirror = self.store.mirror();
+            for hit in list {
+                let id = hit.id;
+                if let std::collections::hash_map::Entry::Vacant(entry) = judged.entry(id.file()) {
+                    entry.insert(None);
+                    for path in mirror.paths(id.file()) {
+                        files.push(id.file());
+                        paths.push(path);
+                    }
+                }
+            }
+        }
+        let readable = readable(self.root.as_fd(), caller, &paths);
+        for ((file, path), _) in files
+            .into_iter()
+            .zip(paths)
+            .zip(readable)
+            .filter(|(_, readable)| *readable)
+        {
+            if let Some(known @ None) = judged.get_mut(&file) {
+                *known = Some(path);
+            }
+        }
+    }
+
+    /// A query of conditions alone: the files that meet them, the last changed first.
+    fn listed(
+        &self,
+        request: &Request<'_>,
+        sieve: &Sieve<'_>,
+        wanted: usize,
+    ) -> Result<Vec<(FusedFile, PathBuf)>> {
+        let mut found: Vec<(i64, FileId)> = {
+            let mirror = self.store.mirror();
+            if sieve.passes_all() {
+                return Ok(Vec::new());
+            }
+            mirror
+                .iter()
+                .filter(|(id, _)| sieve.passes(&mirror, *id))
+                .map(|(id, n)| (n.facts.mtime, id))
+                .collect()
+        };
+        found.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+        let mut files = Vec::new();
+        for part in found.chunks(wanted.max(DEPTH)) {
+            let list: Vec<Scored> = part
+                .iter()
+                .map(|(_, id)| Scored {
+                    id: PassageId::new(*id, 0),
+                    score: 1.0,
+                })
+                .collect();
+            let mut judged = HashMap::new();
+            self.judge(request.caller, list.iter(), &mut judged);
+            for (_, file) in part {
+                if let Some(Some(path)) = judged.remove(file) {
+                    let fused = FusedFile {
+                        file: *file,
+                        score: 1.0,
+                        score_vec: None,
+                        score_bm25: None,
+                        passages: Vec::new(),
+                    };
+                    files.push((fused, path));
+                }
+            }
+            if files.len() >= wanted {
+                files.truncate(wanted);
+                break;
+            }
+        }
+        Ok(files)
+    }
+
+    fn hydrate(&self, file: FusedFile, path: PathBuf, snapshot: &Snapshot) -> Result<Hit> {
+        let (row, rows) = self
+            .store
+            .read(|rows| Ok((rows.file(file.file)?, rows.passages(file.file)?)))?;
+        let mut passages = Vec::new();
+        for &Scored { id, score } in file.passages.iter().take(PASSAGES_PER_HIT) {
+            let Some(stored) = snapshot.passage(id)? else {
+                continue;
+            };
+            let bytes = rows
+                .known()
+                .iter()
+                .find(|row| row.slot == id.slot())
+                .map(|row| row.bytes.clone());
+            let bytes = bytes.unwrap_or_default();
+            passages.push(HitPassage {
+                start_line: stored.lines.0,
+                end_line: stored.lines.1,
+                start_byte: bytes.start.into(),
+                end_byte: bytes.end.into(),
+                text: stored.text,
+                score,
+            });
+        }
+        let state = row.as_ref().map(|row| &row.state);
+        Ok(Hit {
+            file: file.file,
+            path,
+            score: file.score,
+            score_vec: file.score_vec,
+            score_bm25: file.score_bm25,
+            passages,
+            stale: matches!(state, Some(State::Stale | State::Pending)),
+            generation: row.map(|row| row.indexed).unwrap_or_default(),
+        })
+    }
+}
+
+/// The words that rank, and the phrases of which each must occur in a passage that is found by words.
+fn words(query: &Query) -> Words {
+    let phrase = |term: &super::parse::Term| match &term.kind {
+        TermKind::Phrase(text) if !term.excluded => Some(text.clone()),
+        _ => None,
+    };
+    let all = query
+        .groups
+        .iter()
+        .filter_map(|group| group.terms.iter().map(phrase).collect::<Option<Vec<_>>>());
+    Words {
+        any: query.ranking().map(str::to_owned).collect(),
+        all: all.collect(),
+    }
+}
+
+fn distinct(list: &[Scored]) -> usize {
+    list.iter().map(|hit| hit.id.file()).collect::<HashSet<_>>().len()
+}
+
+pub(crate) fn vector_error(error: vexfs_vector::Error) -> Error {
+    Error::Vector(error.to_string())
+}
