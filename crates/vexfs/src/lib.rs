@@ -1,1 +1,7 @@
 //! VexFS: a stackable filesystem in which every file can be found by meaning.
+
+mod background;
+pub mod bench;
+pub mod cli;
+mod daemon;
+mod logging;

@@ -1,0 +1,12 @@
+//! The program `performance_benchmark`.
+
+use clap::Parser;
+use vexfs::bench::Settings;
+
+fn main() -> std::process::ExitCode {
+    // The parts that need a mount start this program again as the daemon.
+    if matches!(std::env::args().nth(1).as_deref(), Some("mount" | "umount")) {
+        return vexfs::cli::run(std::env::args_os());
+    }
+    vexfs::bench::run(&Settings::parse())
+}

@@ -1,0 +1,224 @@
+//! The daemon, composed in one place: store, engine, mount, session; and its end, in the reverse order.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use vexfs_core::engine::Engine;
+use vexfs_core::fs::Stack;
+use vexfs_core::fs::change::{Change, ChangeSink};
+use vexfs_core::ids::NodeKey;
+use vexfs_core::metrics::Metrics;
+use vexfs_core::store::dir::StoreDir;
+use vexfs_mount::adapter::{Adapter, AdapterOptions, stack_options};
+use vexfs_mount::mounting;
+use vexfs_mount::options::{Http, MountOptions};
+use vexfs_mount::place::Place;
+use vexfs_mount::session::Session;
+use vexfs_mount::{MountError, Result};
+
+use crate::background::Ready;
+
+/// What is to be mounted, where and how.
+#[derive(Debug)]
+pub(crate) struct MountRequest {
+    pub(crate) source: PathBuf,
+    pub(crate) mountpoint: PathBuf,
+    pub(crate) options: MountOptions,
+}
+
+/// After a signal the mount is taken out of the tree at once. Files that are still open in it work for this long;
+/// then the connection is cut.
+const OPEN_FILES_GRACE: Duration = Duration::from_secs(5);
+
+/// What wakes the daemon's main thread.
+enum Event {
+    /// A signal asks it to end.
+    Signal,
+    /// The mount is gone, or the session failed.
+    Ended(io::Result<()>),
+}
+
+/// Mounts and serves until the mount is taken away or a signal comes.
+///
+/// # Errors
+/// Nothing is mounted after an error.
+pub(crate) fn run(request: MountRequest, ready: Ready) -> Result<()> {
+    let MountRequest {
+        source,
+        mountpoint,
+        options,
+    } = request;
+    prepare_process();
+    let place = Place::find(&source, &mountpoint)?;
+    let store = open_store(&place, &options)?;
+    let lock = store.lock()?;
+    let (events, happened) = mpsc::channel();
+    end_on_signal(events.clone())?;
+
+    let adapter = compose(&place, &options)?;
+    let kernel_cache = adapter.kernel_cache();
+    let mounted = mounting::mount(&place, &options)?;
+    let ended = move |outcome| {
+        // The receiver is gone only when the daemon ends already.
+        let _ = events.send(Event::Ended(outcome));
+    };
+    let session = Session::start(adapter, mounted, &options, ended)?;
+    kernel_cache.connect(session.notifier());
+    tracing::info!(source = %place.source.display(), mountpoint = %place.mountpoint.display(), "mounted");
+    ready.tell().map_err(|source| MountError::Kernel {
+        what: "going into the background",
+        source,
+    })?;
+
+    let outcome = wait_for_end(session, &happened);
+    drop(lock);
+    outcome.map_err(|source| MountError::Kernel {
+        what: "the session failed",
+        source,
+    })
+}
+
+/// The filesystem over SOURCE.
+fn compose(place: &Place, options: &MountOptions) -> Result<Adapter> {
+    if options.http != Http::Off {
+        return Err(MountError::Usage(
+            "http=: this build has no HTTP interface".into(),
+        ));
+    }
+    let of_kernel = |source| MountError::Kernel {
+        what: "SOURCE",
+        source,
+    };
+    let root = place.source_dir.try_clone().map_err(of_kernel)?;
+    let stack_options = stack_options(place, options).map_err(of_kernel)?;
+    let stack = Stack::new(root, stack_options, Arc::new(NobodyListens))?;
+    let engine = Engine::new(Arc::new(stack), None, Arc::new(Metrics::new()));
+    Ok(Adapter::new(Arc::new(engine), AdapterOptions::from(options)))
+}
+
+/// The process gets what a filesystem needs: files exactly with the mode that was asked for, and as many descriptors
+/// as it may have.
+fn prepare_process() {
+    rustix::process::umask(Mode::empty());
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(e) = rustix::process::setrlimit(Resource::Nofile, most) {
+        tracing::info!("descriptors stay limited to {:?}: {e}", limit.current);
+    }
+}
+
+/// Opens the store where the options say, before the mount covers it.
+fn open_store(place: &Place, options: &MountOptions) -> Result<StoreDir> {
+    match &options.store {
+        Some(store) => check_store_place(store, place)?,
+        None => {
+            let over = place.source_in_vexfs().map_err(|source| MountError::Kernel {
+                what: "/proc",
+                source,
+            })?;
+            if let Some(mount) = over {
+                return Err(MountError::Source {
+                    path: place.source.clone(),
+                    reason: format!("is mounted by VexFS already, at {}", mount.mountpoint.display()),
+                });
+            }
+        }
+    }
+    Ok(StoreDir::open_or_create(
+        &place.source,
+        options.store.as_deref(),
+        &options.ctlname,
+    )?)
+}
+
+/// A store that the user chose must neither show in the mount nor lie behind it: writing to it would ask ourselves.
+fn check_store_place(store: &Path, place: &Place) -> Result<()> {
+    let parent = store
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let Ok(parent) = parent.canonicalize() else {
+        return Ok(());
+    };
+    for (dir, what) in [(&place.source, "SOURCE"), (&place.mountpoint, "MOUNTPOINT")] {
+        if parent.starts_with(dir) {
+            return Err(MountError::Usage(format!(
+                "store={}: lies inside {what}; leave store= out to keep the state in SOURCE, hidden",
+                store.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// SIGTERM, SIGINT and SIGHUP end the daemon cleanly.
+fn end_on_signal(events: Sender<Event>) -> Result<()> {
+    let of_kernel = |source| MountError::Kernel {
+        what: "handling signals",
+        source,
+    };
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(of_kernel)?;
+    let forward = move || {
+        for _ in signals.forever() {
+            if events.send(Event::Signal).is_err() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(forward)
+        .map_err(of_kernel)?;
+    Ok(())
+}
+
+/// Waits for the end of the mount, and brings it about when a signal asks for it.
+fn wait_for_end(session: Session, happened: &Receiver<Event>) -> io::Result<()> {
+    let mut deadline = None::<Instant>;
+    loop {
+        let event = match deadline {
+            None => happened.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(at) => happened.recv_timeout(at.saturating_duration_since(Instant::now())),
+        };
+        match event {
+            Ok(Event::Signal) if deadline.is_some() => {}
+            Ok(Event::Signal) => {
+                deadline = Some(Instant::now() + OPEN_FILES_GRACE);
+                if let Err(e) = session.mount().unmount() {
+                    tracing::warn!("cannot unmount, the connection will be cut: {e}");
+                }
+            }
+            Ok(Event::Ended(outcome)) => {
+                // Only a mount that was cut off is still there, and dead.
+                if let Err(e) = session.mount().unmount() {
+                    tracing::warn!("a dead mount stays: {e}");
+                }
+                session.join();
+                return outcome;
+            }
+            Err(_) => {
+                tracing::warn!("files are still open; the connection is cut");
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Changes go nowhere.
+struct NobodyListens;
+
+impl ChangeSink for NobodyListens {
+    fn maybe_changed(&self, _: NodeKey) {}
+    fn changed(&self, _: Change) {}
+}
