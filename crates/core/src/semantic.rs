@@ -3,5 +3,7 @@
 //! Everything here is derived from files and can be rebuilt from them.
 
 pub mod embed;
+pub mod indexer;
 pub mod lexical;
 pub mod passages;
+pub mod scan;

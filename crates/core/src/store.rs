@@ -15,7 +15,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use crate::error::{Error, Result};
-use crate::ids::Generation;
+use crate::ids::{FileId, Generation};
 
 pub mod catalog;
 pub mod dir;
@@ -133,6 +133,7 @@ impl Store {
             sql,
             generation: next,
             touches: Vec::new(),
+            awaiting: Vec::new(),
         };
         let value = work(&mut tx)?;
         let Tx { sql, touches, .. } = tx;
@@ -173,12 +174,19 @@ pub struct Tx<'c> {
     pub(super) sql: Transaction<'c>,
     generation: Generation,
     touches: Vec<Touch>,
+    awaiting: Vec<FileId>,
 }
 
 impl Tx<'_> {
     /// What this transaction sees, its own changes included.
     pub fn rows(&self) -> Rows<'_> {
         Rows(&self.sql)
+    }
+
+    /// The files that were made to wait for the indexer by what happened to names of theirs or of folders above them,
+    /// since this was asked last.
+    pub fn take_awaiting(&mut self) -> Vec<FileId> {
+        std::mem::take(&mut self.awaiting)
     }
 
     /// The number that its commit will have.

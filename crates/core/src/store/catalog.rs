@@ -312,24 +312,29 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Files whose state may be behind the derived indexes are cleaned before they are indexed again; with
-    /// `everything`, all files are, and are indexed anew: the derived indexes were lost or shall be rebuilt.
-    pub fn distrust_derived(&mut self, everything: bool) -> Result<()> {
+    /// Files that wait are cleaned before they are indexed again; with `everything`, all files are, and are indexed
+    /// anew: the derived indexes were lost or shall be rebuilt. Returns the files.
+    pub fn distrust_derived(&mut self, everything: bool) -> Result<Vec<FileId>> {
         let which = if everything {
             "passages IS NOT NULL OR state IN (2, 3, 6)"
         } else {
             "state IN (2, 3, 6)"
         };
         let mut statement = self.sql.prepare(&format!("SELECT id FROM file WHERE {which}"))?;
-        let ids = statement
-            .query_map([], |row| row.get::<_, i64>(0))?
-            .collect::<rusqlite::Result<Vec<_>>>()?;
+        let ids = statement.query_map([], |row| row.get::<_, i64>(0))?;
+        let ids = ids.map(|id| Ok(FileId(id? as u64))).collect::<Result<Vec<_>>>()?;
         drop(statement);
-        for id in ids.into_iter().map(|id| FileId(id as u64)) {
-            self.put_passages(id, &Passages::Unknown)?;
-            let Some(mut row) = self.rows().file(id)? else {
+        self.distrust(&ids)?;
+        Ok(ids)
+    }
+
+    /// Nobody knows what the derived indexes hold about these files: they are cleaned and indexed anew.
+    pub fn distrust(&mut self, ids: &[FileId]) -> Result<()> {
+        for id in ids {
+            let Some(mut row) = self.rows().file(*id)? else {
                 continue;
             };
+            self.put_passages(*id, &Passages::Unknown)?;
             if row.state.is_live() {
                 row.state = State::Stale;
             }

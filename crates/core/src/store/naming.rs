@@ -16,6 +16,7 @@ use rusqlite::{OptionalExtension, params};
 use super::Tx;
 use super::file::{Facts, FileRow, Kind, ROOT, State};
 use super::mirror::{Name, Touch};
+use super::passages::{Passages, name_hash};
 use crate::error::{Error, Result};
 use crate::ids::FileId;
 
@@ -105,6 +106,7 @@ impl Tx<'_> {
         while let Some((name, id, path)) = leaving.pop() {
             self.unname(id, &name)?;
             if !self.rows().names(id)?.is_empty() {
+                self.check_title(id)?;
                 continue;
             }
             for (child, child_id) in self.rows().children(id)? {
@@ -303,6 +305,7 @@ impl Tx<'_> {
         }
         self.give_name(id, at)?;
         let (_, news) = self.refresh(known, facts, want, trust)?;
+        self.check_title(id)?;
         Ok((id, if news == News::Changed { news } else { News::Moved }))
     }
 
@@ -373,9 +376,28 @@ impl Tx<'_> {
             false => return self.delete(id),
         };
         self.put(&row)?;
+        if derived {
+            self.awaiting.push(id);
+        }
         self.sql
             .prepare_cached("UPDATE file SET gone_path = ?, gone_at = ? WHERE id = ?")?
             .execute(params![path.as_os_str().as_bytes(), now_ns(), id.0 as i64])?;
+        Ok(())
+    }
+
+    /// Files are found by their name too: one that is called otherwise now waits to be indexed with its new name.
+    fn check_title(&mut self, id: FileId) -> Result<()> {
+        let Some(mut row) = self.rows().file(id)? else {
+            return Ok(());
+        };
+        if row.state == State::Ready
+            && let Passages::Known { name, .. } = self.rows().passages(id)?
+            && title(&self.rows().names(id)?).map(name_hash) != Some(name)
+        {
+            row.state = State::Stale;
+            self.put(&row)?;
+            self.awaiting.push(id);
+        }
         Ok(())
     }
 
@@ -412,6 +434,11 @@ impl Tx<'_> {
 /// Rules that begin so were found by reading the content, not by the name: they hold until the content changes.
 pub const CONTENT_RULE: &str = "content:";
 
+/// The name under which a file is found: of several names the first in the order of their bytes.
+pub fn title(names: &[Name]) -> Option<&[u8]> {
+    names.iter().map(|name| &*name.name).min()
+}
+
 /// The present in nanoseconds since the epoch.
 pub fn now_ns() -> i64 {
     let since = SystemTime::now()
@@ -439,7 +466,7 @@ mod tests {
     use crate::ids::NodeKey;
     use crate::store::Store;
     use crate::store::catalog::Indexed;
-    use crate::store::passages::{PassageRow, Passages};
+    use crate::store::passages::PassageRow;
     use crate::store::relations::{Relation, Target};
 
     /// A store in a temporary directory, and short words for what happens to it.
@@ -509,7 +536,10 @@ mod tests {
             let indexed = Indexed {
                 facts: *facts,
                 hash: Some([hash; 32]),
-                passages: Passages::Known(vec![row]),
+                passages: Passages::Known {
+                    name: name_hash(b"x"),
+                    rows: vec![row],
+                },
                 state: State::Ready,
             };
             self.store.write(|tx| tx.set_indexed(id, indexed, false)).unwrap();

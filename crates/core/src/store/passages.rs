@@ -1,6 +1,6 @@
 //! The passages of a file as its row keeps them: where each stands in the text, what it hashed to, and its slot.
 //!
-//! Bytes: version 1, then for each passage in order of the text: start (the distance from the start before), length,
+//! Bytes: version 1, 8 bytes of the blake3 of the file name that was indexed with them, then for each passage in order of the text: start (the distance from the start before), length,
 //! first line (distance), lines after the first, slot, all as LEB128 numbers, and 16 bytes of the blake3 of its text.
 //! The lone byte 0 stands for "unknown": the derived indexes may hold anything about the file.
 
@@ -33,27 +33,33 @@ pub enum Passages {
     /// The derived indexes may hold anything about the file: remove it all before adding.
     Unknown,
     /// Exactly these are in the derived indexes.
-    Known(Vec<PassageRow>),
+    Known {
+        /// [`name_hash`] of the file name that was indexed with them.
+        name: [u8; 8],
+        /// The passages in the order of the text.
+        rows: Vec<PassageRow>,
+    },
 }
 
 impl Passages {
     /// The passages that are surely in the derived indexes.
     pub fn known(&self) -> &[PassageRow] {
         match self {
-            Passages::Known(rows) => rows,
+            Passages::Known { rows, .. } => rows,
             _ => &[],
         }
     }
 
     /// The column's value.
     pub(super) fn encode(&self) -> Option<Vec<u8>> {
-        let rows = match self {
+        let (name, rows) = match self {
             Passages::None => return None,
             Passages::Unknown => return Some(vec![UNKNOWN]),
-            Passages::Known(rows) => rows,
+            Passages::Known { name, rows } => (name, rows),
         };
-        let mut out = Vec::with_capacity(1 + rows.len() * 24);
+        let mut out = Vec::with_capacity(9 + rows.len() * 24);
         out.push(VERSION);
+        out.extend_from_slice(name);
         let (mut start, mut line) = (0, 0);
         for row in rows {
             // Passages overlap but never start before the one in front of them.
@@ -77,6 +83,8 @@ impl Passages {
             Some([VERSION, rest @ ..]) => rest,
             Some(_) => return Err(corrupt()),
         };
+        let (name, rest) = input.split_first_chunk().ok_or_else(corrupt)?;
+        input = rest;
         let mut rows = Vec::new();
         let (mut start, mut line) = (0u32, 0u32);
         while !input.is_empty() {
@@ -94,8 +102,14 @@ impl Passages {
                 hash: *hash,
             });
         }
-        Ok(Passages::Known(rows))
+        Ok(Passages::Known { name: *name, rows })
     }
+}
+
+/// What stands for a file name in [`Passages::Known`].
+pub fn name_hash(name: &[u8]) -> [u8; 8] {
+    let [a, b, c, d, e, f, g, h, ..] = *blake3::hash(name).as_bytes();
+    [a, b, c, d, e, f, g, h]
 }
 
 fn corrupt() -> Error {
@@ -140,14 +154,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_encoded_is_decoded(mut rows in prop::collection::vec(passage(), 0..40)) {
+        fn what_was_encoded_is_decoded(mut rows in prop::collection::vec(passage(), 0..40), name: [u8; 8]) {
             rows.sort_by_key(|row| row.bytes.start);
             let mut line = 0;
             for row in &mut rows {
                 line += row.lines.0;
                 row.lines = (line, line + row.lines.1);
             }
-            let passages = Passages::Known(rows);
+            let passages = Passages::Known { name, rows };
             prop_assert_eq!(Passages::decode(passages.encode().as_deref()).unwrap(), passages);
         }
 
@@ -159,7 +173,14 @@ mod tests {
 
     #[test]
     fn none_and_unknown_are_told_apart() {
-        for passages in [Passages::None, Passages::Unknown, Passages::Known(Vec::new())] {
+        for passages in [
+            Passages::None,
+            Passages::Unknown,
+            Passages::Known {
+                name: [7; 8],
+                rows: Vec::new(),
+            },
+        ] {
             assert_eq!(Passages::decode(passages.encode().as_deref()).unwrap(), passages);
         }
     }

@@ -1,0 +1,532 @@
+//! The indexer: keeps what can be searched in step with the backing tree.
+//!
+//! ```text
+//! events of the filesystem ─┐
+//! folders to scan ─ walkers ┴─ inbox ─ reconciler ─ rows "pending" ─ workers ─ committer ─ rows "ready"
+//!                                      (looks, names)              (read, cut, (vectors, words,
+//!                                                                   embed)      rows)
+//! ```
+//!
+//! The rows are the queue between the two halves, so nothing is lost when the process dies. Everything in between is
+//! bounded; no stage holds a lock while it waits for the disk or an embedder.
+
+pub mod derived;
+pub mod feed;
+pub mod inbox;
+pub mod marks;
+
+mod commit;
+mod prepare;
+mod queue;
+mod reconcile;
+mod recover;
+mod text;
+mod walk;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::{Error, Result};
+use crate::fs::change::{Change, ChangeSink};
+use crate::ids::{FileId, Generation, NodeKey};
+use crate::semantic::embed::{Embedder, StaticModel, WordPiece};
+use crate::semantic::scan::rules::{RuleOptions, Rules};
+use crate::semantic::scan::tree::Tree;
+use crate::store::Store;
+use crate::store::file::{Facts, Kind, ROOT, State};
+use derived::{Vectors, Words};
+use feed::{Event, Feed};
+use inbox::{Inbox, deadline};
+use marks::Marks;
+use prepare::{Job, Step};
+use queue::Queue;
+
+/// Prepared files between workers and committer.
+const JOBS_MAX: usize = 1_024;
+/// Bytes of files that are read, prepared or being committed. A larger file goes alone.
+const BUDGET_BYTES: usize = 96 << 20;
+
+/// What the indexer works with.
+pub struct IndexerParts {
+    /// The catalog.
+    pub store: Arc<Store>,
+    /// The vectors of passages, made by `embedder`.
+    pub vectors: Arc<dyn Vectors>,
+    /// The words of passages.
+    pub words: Arc<dyn Words>,
+    /// Makes the vectors.
+    pub embedder: Arc<dyn Embedder>,
+    /// The backing directory, opened before anything was mounted over it.
+    pub root: OwnedFd,
+    /// The rest.
+    pub options: IndexerOptions,
+}
+
+/// How the indexer works.
+#[derive(Clone, Debug)]
+pub struct IndexerOptions {
+    /// What is taken in.
+    pub rules: RuleOptions,
+    /// The file of the marks, in the store directory.
+    pub marks: PathBuf,
+    /// Threads that read, cut and embed.
+    pub workers: usize,
+    /// Threads that walk folders.
+    pub walkers: usize,
+    /// Whether contents are indexed only on demand ([`Indexer::pause`]); names are followed all the same.
+    pub manual: bool,
+}
+
+impl IndexerOptions {
+    /// Two threads a stage at most, fewer on smaller machines.
+    pub fn new(marks: &Path) -> IndexerOptions {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(2);
+        IndexerOptions {
+            rules: RuleOptions::default(),
+            marks: marks.to_owned(),
+            workers: threads,
+            walkers: threads,
+            manual: false,
+        }
+    }
+}
+
+/// How far the index is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IndexStatus {
+    /// The last commit.
+    pub generation: Generation,
+    /// Regular files with a name.
+    pub files: u64,
+    /// Files that are searchable as they are.
+    pub ready: u64,
+    /// Files that wait, and places that wait to be looked at.
+    pub pending: u64,
+    /// Files whose text could not be read.
+    pub failed: u64,
+    /// Files and folders that a rule keeps out.
+    pub excluded: u64,
+    /// Passages that can be found.
+    pub passages: u64,
+    /// Bytes of the files that are searchable.
+    pub bytes: u64,
+    /// Places that wait to be looked at.
+    pub queue: u64,
+    /// Whether the tree is being scanned.
+    pub scanning: bool,
+    /// Entries that scans have looked at so far.
+    pub walked: u64,
+    /// What went wrong last, if anything did.
+    pub error: Option<String>,
+}
+
+/// Why a path is in the index or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// The file, when the catalog has it.
+    pub file: Option<FileId>,
+    /// Its state; for a path that the catalog does not have, the state that its folder or a rule gives it.
+    pub state: State,
+    /// Passages that can be found.
+    pub passages: u32,
+    /// The generation since which they can.
+    pub indexed: Generation,
+}
+
+/// What the threads share.
+pub(crate) struct Shared {
+    store: Arc<Store>,
+    vectors: Arc<dyn Vectors>,
+    words: Arc<dyn Words>,
+    embedder: Arc<dyn Embedder>,
+    tree: Tree,
+    rules: Rules,
+    options: IndexerOptions,
+    marks: Marks,
+    inbox: Inbox,
+    queue: Queue,
+    feed: Feed,
+    budget: Budget,
+    tag: AtomicU64,
+    /// Marks were lost: the first scan compares all contents.
+    suspicious: AtomicBool,
+    walked_folders: AtomicU64,
+    walked_entries: AtomicU64,
+    error: Mutex<Option<String>>,
+    stopping: Mutex<bool>,
+    stop: Condvar,
+    #[cfg(test)]
+    crash: Mutex<Option<commit::CrashPoint>>,
+}
+
+/// The indexer of a mounted tree.
+pub struct Indexer {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Indexer {
+    /// Brings the derived indexes and the rows together and starts the threads. Nothing is scanned yet.
+    pub fn start(parts: IndexerParts) -> Result<Arc<Indexer>> {
+        let IndexerParts {
+            store,
+            vectors,
+            words,
+            embedder,
+            root,
+            options,
+        } = parts;
+        let tree = Tree::new(root);
+        let marks = Marks::open(&options.marks)?;
+        let tag = recover::recover(&store, &*vectors, &*words, &*embedder)?;
+        let root_facts = tree.root_facts()?;
+        store.write(|tx| tx.bind_root(&root_facts))?;
+        let suspicious = marks.overflowed();
+        let shared = Arc::new(Shared {
+            store,
+            vectors,
+            words,
+            embedder,
+            tree,
+            rules: Rules::new(options.rules.clone()),
+            marks,
+            inbox: Inbox::default(),
+            queue: Queue::new(options.manual),
+            feed: Feed::default(),
+            budget: Budget::default(),
+            tag: AtomicU64::new(tag),
+            suspicious: AtomicBool::new(suspicious),
+            walked_folders: AtomicU64::new(0),
+            walked_entries: AtomicU64::new(0),
+            error: Mutex::new(None),
+            stopping: Mutex::new(false),
+            stop: Condvar::new(),
+            options,
+            #[cfg(test)]
+            crash: Mutex::new(None),
+        });
+        let threads = Mutex::new(spawn_all(&shared)?);
+        Ok(Arc::new(Indexer { shared, threads }))
+    }
+
+    /// Where the filesystem sends its changes.
+    pub fn sink(self: &Arc<Self>) -> Arc<dyn ChangeSink> {
+        Arc::clone(&self.shared) as Arc<dyn ChangeSink>
+    }
+
+    /// Compares the whole tree with the catalog and returns when that is done; files that differ are indexed
+    /// afterwards. `progress` gets the number of entries looked at, every 50 ms, and ends the waiting (not the scan)
+    /// by returning false.
+    pub fn scan(&self, mut progress: impl FnMut(u64) -> bool) -> Result<()> {
+        let before = self.shared.walked_entries.load(Ordering::Relaxed);
+        self.shared.scan_everything()?;
+        while !self.shared.inbox.wait_idle(deadline(Duration::from_millis(50))) {
+            if self.shared.is_stopping() {
+                return Err(Error::Stopped);
+            }
+            if !progress(self.shared.walked_entries.load(Ordering::Relaxed) - before) {
+                return Ok(());
+            }
+        }
+        if self.shared.suspicious.swap(false, Ordering::Relaxed) {
+            self.shared.marks.reset_overflow();
+        }
+        progress(self.shared.walked_entries.load(Ordering::Relaxed) - before);
+        Ok(())
+    }
+
+    /// How far the index is.
+    pub fn status(&self) -> IndexStatus {
+        let queue = self.shared.inbox.len() as u64;
+        let scanning = self.shared.inbox.is_scanning();
+        let counts = self.shared.store.mirror().counts();
+        IndexStatus {
+            generation: self.shared.store.generation(),
+            files: counts.files,
+            ready: counts.ready,
+            pending: counts.pending + queue,
+            failed: counts.failed,
+            excluded: counts.excluded,
+            passages: counts.passages,
+            bytes: counts.bytes,
+            queue,
+            scanning,
+            walked: self.shared.walked_entries.load(Ordering::Relaxed),
+            error: self.shared.error.lock().clone(),
+        }
+    }
+
+    /// Files that wait, and places that wait to be looked at. 0 means that every change reported so far can be found.
+    pub fn pending(&self) -> u64 {
+        self.shared.pending()
+    }
+
+    /// Waits until nothing waits. Returns whether it was in time.
+    pub fn wait_idle(&self, timeout: Duration) -> bool {
+        let deadline = deadline(timeout);
+        loop {
+            if !self.shared.inbox.wait_idle(deadline) || self.shared.is_stopping() {
+                return false;
+            }
+            if self.shared.pending() == 0 && self.shared.queue.working() == 0 && self.shared.inbox.is_idle() {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            self.shared
+                .queue
+                .wait_changed(deadline.min(Instant::now() + Duration::from_millis(20)));
+        }
+    }
+
+    /// Waits until all changes of a file that were reported so far can be found, for `index=sync`. Returns whether
+    /// they can; a file that is kept out, or is gone, counts as done.
+    pub fn wait_file(&self, node: NodeKey, timeout: Duration) -> bool {
+        let deadline = deadline(timeout);
+        if !self.shared.inbox.wait_settled(deadline) {
+            return false;
+        }
+        loop {
+            let awaiting = {
+                let mirror = self.shared.store.mirror();
+                mirror
+                    .id_of(node)
+                    .and_then(|id| mirror.get(id))
+                    .is_some_and(|node| node.state.is_awaiting())
+            };
+            if !awaiting {
+                return true;
+            }
+            if Instant::now() >= deadline || self.shared.is_stopping() {
+                return false;
+            }
+            self.shared
+                .queue
+                .wait_changed(deadline.min(Instant::now() + Duration::from_millis(20)));
+        }
+    }
+
+    /// What happens from now on.
+    pub fn subscribe(&self) -> Receiver<Event> {
+        self.shared.feed.subscribe()
+    }
+
+    /// Stops or goes on indexing contents; names are followed all the same.
+    pub fn pause(&self, paused: bool) {
+        self.shared.queue.pause(paused);
+    }
+
+    /// Throws the derived indexes away and makes them anew from the files; returns at once, see
+    /// [`Indexer::wait_idle`]. Until then less is found.
+    pub fn rebuild(&self) -> Result<()> {
+        let shared = &self.shared;
+        let (ids, _) = shared.store.write(|tx| {
+            let ids = tx.distrust_derived(true)?;
+            shared.queue.touch(&ids);
+            Ok(ids)
+        })?;
+        shared.queue.notify(FileId(0), &[]);
+        tracing::info!(files = ids.len(), "the index is rebuilt");
+        Ok(())
+    }
+
+    /// Why a path, relative to the root, is in the index or not. It may be a path that is not in the catalog.
+    pub fn why(&self, path: &Path) -> Result<Explanation> {
+        recover::why(&self.shared, path)
+    }
+
+    /// Ends the threads. Files that wait go on waiting in their rows. Called by drop as well.
+    pub fn stop(&self) {
+        *self.shared.stopping.lock() = true;
+        self.shared.stop.notify_all();
+        self.shared.inbox.close();
+        self.shared.queue.close();
+        self.shared.budget.close();
+        for thread in self.threads.lock().drain(..) {
+            // A thread that panicked has said so on standard error already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Indexer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn spawn_all(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>> {
+    let mut threads = Vec::new();
+    let mut spawn = |name: &str, run: Box<dyn FnOnce(&Shared) + Send>| -> Result<()> {
+        let shared = Arc::clone(shared);
+        let builder = std::thread::Builder::new().name(format!("index-{name}"));
+        threads.push(builder.spawn(move || run(&shared))?);
+        Ok(())
+    };
+    let (sender, receiver) = bounded(JOBS_MAX);
+    spawn("names", Box::new(reconcile::run))?;
+    spawn("commit", Box::new(move |shared| commit::run(shared, &receiver)))?;
+    for _ in 0..shared.options.walkers.max(1) {
+        spawn("walk", Box::new(walk::run))?;
+    }
+    for _ in 0..shared.options.workers.max(1) {
+        let sender = sender.clone();
+        spawn("work", Box::new(move |shared| work(shared, &sender)))?;
+    }
+    Ok(threads)
+}
+
+/// Prepares awaiting files until the queue is closed.
+fn work(shared: &Shared, jobs: &Sender<Box<Job>>) {
+    loop {
+        let id = match shared.queue.next(&shared.store) {
+            Ok(Some(id)) => id,
+            Ok(None) => return,
+            Err(error) => {
+                shared.fail(&error);
+                shared.sleep(Duration::from_secs(1));
+                continue;
+            }
+        };
+        let size = shared
+            .store
+            .mirror()
+            .get(id)
+            .map_or(0, |node| node.facts.size as usize);
+        let reserved = shared.budget.take(size);
+        match prepare::prepare(shared, id) {
+            Ok(Step::Skip) => shared.queue.done([id].into_iter()),
+            Ok(Step::Park) => shared.queue.park(id),
+            Ok(Step::Commit(mut job)) => {
+                job.bytes = job.bytes.max(reserved);
+                shared.budget.adjust(reserved, job.bytes);
+                if jobs.send(job).is_err() {
+                    return;
+                }
+                continue;
+            }
+            Err(error) => {
+                tracing::error!(%error, %id, "a file could not be prepared");
+                shared.fail(&error);
+                shared.queue.park(id);
+                shared.sleep(Duration::from_millis(200));
+                shared.queue.unpark();
+            }
+        }
+        shared.budget.give(reserved);
+    }
+}
+
+impl Shared {
+    /// Queues a scan of the whole tree.
+    fn scan_everything(&self) -> Result<()> {
+        let root = self.tree.root_facts()?;
+        self.store.write(|tx| tx.bind_root(&root))?;
+        self.inbox.push_folder(ROOT);
+        Ok(())
+    }
+
+    fn pending(&self) -> u64 {
+        self.store.mirror().counts().pending + self.inbox.len() as u64
+    }
+
+    /// Whether the content of a file has to be compared because marks were lost.
+    fn is_suspect(&self, facts: &Facts) -> bool {
+        facts.kind == Kind::File && self.suspicious.load(Ordering::Relaxed)
+    }
+
+    fn next_tag(&self) -> u64 {
+        self.tag.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Passages are cut by the tokens of the built-in model, whatever embeds them: so they are the same for all.
+    fn tokenizer(&self) -> &'static WordPiece {
+        StaticModel::built_in().tokenizer()
+    }
+
+    /// Keeps an error for the status.
+    fn fail(&self, error: &Error) {
+        *self.error.lock() = Some(error.to_string());
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.stopping.lock()
+    }
+
+    /// Waits, unless the indexer stops.
+    fn sleep(&self, time: Duration) {
+        let mut stopping = self.stopping.lock();
+        if !*stopping {
+            self.stop.wait_for(&mut stopping, time);
+        }
+    }
+
+    /// A named point at which a test may stop everything.
+    #[cfg(test)]
+    fn at(&self, point: commit::CrashPoint) {
+        if *self.crash.lock() == Some(point) {
+            panic!("crash at {point:?}");
+        }
+    }
+
+    #[cfg(not(test))]
+    fn at(&self, _point: commit::CrashPoint) {}
+}
+
+impl ChangeSink for Shared {
+    fn maybe_changed(&self, node: NodeKey) {
+        self.marks.mark(node);
+    }
+
+    fn changed(&self, change: Change) {
+        self.inbox.push(change);
+    }
+}
+
+/// Bytes that may be held by files in work.
+#[derive(Default)]
+struct Budget {
+    /// Bytes taken, and whether waiting is over.
+    state: Mutex<(usize, bool)>,
+    freed: Condvar,
+}
+
+impl Budget {
+    /// Takes so many bytes; waits until there is room, or nothing else holds any.
+    fn take(&self, bytes: usize) -> usize {
+        let mut state = self.state.lock();
+        while state.0 > 0 && state.0 + bytes > BUDGET_BYTES && !state.1 {
+            self.freed.wait(&mut state);
+        }
+        state.0 += bytes;
+        bytes
+    }
+
+    /// A file turned out to hold more or less; does not wait.
+    fn adjust(&self, from: usize, to: usize) {
+        let mut state = self.state.lock();
+        state.0 = state.0 + to - from;
+        self.freed.notify_all();
+    }
+
+    fn give(&self, bytes: usize) {
+        self.state.lock().0 -= bytes;
+        self.freed.notify_all();
+    }
+
+    fn close(&self) {
+        self.state.lock().1 = true;
+        self.freed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests;

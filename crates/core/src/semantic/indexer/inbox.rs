@@ -1,0 +1,312 @@
+//! What is to be looked at: events of the filesystem, places that a scan found different, folders to scan.
+//!
+//! Bounded: events beyond the bound become one scan of everything, and walkers wait while too many of their places
+//! are unsettled. An event that is queued already is not queued again, since it only names a place to look at.
+
+use std::collections::{HashSet, VecDeque};
+use std::ffi::OsString;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::fs::change::Change;
+use crate::ids::FileId;
+use crate::store::naming::Trust;
+
+/// Events that wait; about 100 bytes each.
+const EVENTS_MAX: usize = 65_536;
+/// Places of a scan that wait before walkers pause.
+const PLACES_MAX: usize = 16_384;
+/// Events and places that are settled in one commit.
+const BATCH_MAX: usize = 4_096;
+
+/// A name to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The folder.
+    pub folder: FileId,
+    /// The name in it.
+    pub name: OsString,
+    /// What an unchanged row proves.
+    pub trust: Trust,
+}
+
+/// What the reconciler does next.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Events, in the order in which they came.
+    pub events: Vec<Change>,
+    /// Places that a scan found different.
+    pub places: Vec<Place>,
+    /// Places at which a scan missed a name or found another file: settled when all else is, so that a file that
+    /// was moved is found at its new place first.
+    pub late: Vec<Place>,
+    ticket: u64,
+}
+
+/// The queue.
+#[derive(Default)]
+pub struct Inbox {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    events: VecDeque<(u64, Change)>,
+    queued: HashSet<Change>,
+    places: VecDeque<Place>,
+    late: VecDeque<Place>,
+    folders: VecDeque<FileId>,
+    walking: usize,
+    settling: bool,
+    received: u64,
+    settled: u64,
+    closed: bool,
+}
+
+impl Queue {
+    fn scan_is_over(&self) -> bool {
+        self.folders.is_empty() && self.walking == 0 && self.places.is_empty()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.scan_is_over() && self.events.is_empty() && self.late.is_empty() && !self.settling
+    }
+}
+
+impl Inbox {
+    /// Queues an event. Never waits for anything but the queue's own lock.
+    pub fn push(&self, change: Change) {
+        let mut queue = self.queue.lock();
+        queue.received += 1;
+        let everything = Change::Everything;
+        let change = if queue.events.len() < EVENTS_MAX {
+            change
+        } else {
+            everything
+        };
+        if queue.queued.insert(change.clone()) {
+            let ticket = queue.received;
+            queue.events.push_back((ticket, change));
+            self.changed.notify_all();
+        }
+    }
+
+    /// Queues a folder to be scanned with everything below it.
+    pub fn push_folder(&self, folder: FileId) {
+        self.queue.lock().folders.push_back(folder);
+        self.changed.notify_all();
+    }
+
+    /// Queues places found by a walker; waits while too many are unsettled.
+    pub fn push_places(&self, places: Vec<Place>) {
+        let mut queue = self.queue.lock();
+        while queue.places.len() > PLACES_MAX && !queue.closed {
+            self.changed.wait(&mut queue);
+        }
+        queue.places.extend(places);
+        self.changed.notify_all();
+    }
+
+    /// Queues places to be settled when the scan is over.
+    pub fn push_late(&self, places: impl IntoIterator<Item = Place>) {
+        self.queue.lock().late.extend(places);
+        self.changed.notify_all();
+    }
+
+    /// The next work of the reconciler; none when the inbox is closed.
+    pub fn next(&self) -> Option<Batch> {
+        let mut queue = self.queue.lock();
+        loop {
+            if queue.closed {
+                return None;
+            }
+            let mut batch = Batch::default();
+            while batch.events.len() < BATCH_MAX
+                && let Some((ticket, change)) = queue.events.pop_front()
+            {
+                queue.queued.remove(&change);
+                batch.events.push(change);
+                batch.ticket = ticket;
+            }
+            if queue.events.is_empty() {
+                batch.ticket = queue.received;
+            }
+            let places = queue.places.len().min(BATCH_MAX);
+            batch.places.extend(queue.places.drain(..places));
+            if batch.events.is_empty() && queue.scan_is_over() && batch.places.is_empty() {
+                let late = queue.late.len().min(BATCH_MAX);
+                batch.late.extend(queue.late.drain(..late));
+            }
+            if !(batch.events.is_empty() && batch.places.is_empty() && batch.late.is_empty()) {
+                queue.settling = true;
+                return Some(batch);
+            }
+            self.changed.wait(&mut queue);
+        }
+    }
+
+    /// The batch was committed, or given up.
+    pub fn settled(&self, batch: &Batch) {
+        let mut queue = self.queue.lock();
+        queue.settling = false;
+        queue.settled = queue.settled.max(batch.ticket);
+        self.changed.notify_all();
+    }
+
+    /// The next folder for a walker; none when the inbox is closed.
+    pub fn next_folder(&self) -> Option<FileId> {
+        let mut queue = self.queue.lock();
+        loop {
+            if queue.closed {
+                return None;
+            }
+            // The last folder first: the walk goes deep and the queue stays short.
+            if let Some(folder) = queue.folders.pop_back() {
+                queue.walking += 1;
+                return Some(folder);
+            }
+            self.changed.wait(&mut queue);
+        }
+    }
+
+    /// A walker has done its folder.
+    pub fn walked(&self) {
+        self.queue.lock().walking -= 1;
+        self.changed.notify_all();
+    }
+
+    /// Waits until every event received so far is settled. Returns whether it was in time.
+    pub fn wait_settled(&self, deadline: Instant) -> bool {
+        let mut queue = self.queue.lock();
+        let ticket = queue.received;
+        self.wait(&mut queue, deadline, |queue| queue.settled >= ticket)
+    }
+
+    /// Waits until nothing is queued, walked or being settled.
+    pub fn wait_idle(&self, deadline: Instant) -> bool {
+        let mut queue = self.queue.lock();
+        self.wait(&mut queue, deadline, Queue::is_idle)
+    }
+
+    fn wait(
+        &self,
+        queue: &mut parking_lot::MutexGuard<'_, Queue>,
+        deadline: Instant,
+        done: impl Fn(&Queue) -> bool,
+    ) -> bool {
+        while !done(queue) {
+            if queue.closed || self.changed.wait_until(queue, deadline).timed_out() {
+                return done(queue);
+            }
+        }
+        true
+    }
+
+    /// Events and places that wait.
+    pub fn len(&self) -> usize {
+        let queue = self.queue.lock();
+        queue.events.len() + queue.places.len() + queue.late.len()
+    }
+
+    /// Whether a scan is going on.
+    pub fn is_scanning(&self) -> bool {
+        let queue = self.queue.lock();
+        !queue.scan_is_over() || !queue.late.is_empty()
+    }
+
+    /// Whether nothing is queued, walked or being settled.
+    pub fn is_idle(&self) -> bool {
+        self.queue.lock().is_idle()
+    }
+
+    /// Ends all waiting.
+    pub fn close(&self) {
+        self.queue.lock().closed = true;
+        self.changed.notify_all();
+    }
+}
+
+/// A deadline so far from now; absurd timeouts are cut to a day.
+pub fn deadline(timeout: Duration) -> Instant {
+    Instant::now() + timeout.min(Duration::from_secs(86_400))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::NodeKey;
+
+    fn name(number: u64) -> Change {
+        Change::Name {
+            parent: NodeKey { dev: 1, ino: 1 },
+            name: number.to_string().into(),
+        }
+    }
+
+    #[test]
+    fn an_event_is_queued_once_until_it_is_taken() {
+        let inbox = Inbox::default();
+        inbox.push(name(1));
+        inbox.push(name(2));
+        inbox.push(name(1));
+        let batch = inbox.next().unwrap();
+        assert_eq!(batch.events, [name(1), name(2)]);
+        inbox.push(name(1));
+        assert!(!inbox.wait_settled(Instant::now()));
+        inbox.settled(&batch);
+        assert!(
+            !inbox.wait_settled(Instant::now()),
+            "the event that came later is not settled"
+        );
+        let batch = inbox.next().unwrap();
+        assert_eq!(batch.events, [name(1)]);
+        inbox.settled(&batch);
+        assert!(inbox.wait_settled(Instant::now()));
+        assert!(inbox.is_idle());
+    }
+
+    #[test]
+    fn a_flood_becomes_one_scan_of_everything() {
+        let inbox = Inbox::default();
+        (0..EVENTS_MAX as u64 + 1000).for_each(|number| inbox.push(name(number)));
+        let mut events = Vec::new();
+        while !inbox.is_idle() {
+            let batch = inbox.next().unwrap();
+            inbox.settled(&batch);
+            events.extend(batch.events);
+        }
+        assert_eq!(events.len(), EVENTS_MAX + 1);
+        assert_eq!(events.last(), Some(&Change::Everything));
+    }
+
+    #[test]
+    fn late_places_wait_for_the_end_of_the_scan() {
+        let inbox = Inbox::default();
+        let place = |name: &str| Place {
+            folder: FileId(1),
+            name: name.into(),
+            trust: Trust::Ctime,
+        };
+        inbox.push_folder(FileId(1));
+        assert_eq!(inbox.next_folder(), Some(FileId(1)));
+        inbox.push_late([place("gone")]);
+        inbox.push_places(vec![place("new")]);
+        let batch = inbox.next().unwrap();
+        assert_eq!((batch.places, batch.late), (vec![place("new")], vec![]));
+        inbox.walked();
+        assert_eq!(inbox.next().unwrap().late, [place("gone")]);
+    }
+
+    #[test]
+    fn closing_ends_all_waiting() {
+        let inbox = Inbox::default();
+        std::thread::scope(|scope| {
+            scope.spawn(|| assert!(inbox.next().is_none()));
+            scope.spawn(|| assert!(inbox.next_folder().is_none()));
+            std::thread::sleep(Duration::from_millis(20));
+            inbox.close();
+        });
+    }
+}
