@@ -1,10 +1,19 @@
 //! The control directory, as the filesystem sees it: what stands under the reserved name in every directory.
 
+mod handles;
+mod lists;
+mod names;
+mod node;
+mod saved;
+mod tree;
+
 use std::ffi::OsStr;
 
 use crate::Result;
 use crate::fs::ops::{Attr, Caller, Entry, SetAttr};
 use crate::ids::{Ino, NodeKey};
+pub use names::escape;
+pub use tree::ControlTree;
 
 /// One entry of a control directory: number, where to go on after it, `DT_*`, name. True when there is no more room.
 pub type AddEntry<'a> = dyn FnMut(Ino, u64, u8, &OsStr) -> bool + 'a;

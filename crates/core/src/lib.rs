@@ -6,6 +6,7 @@ pub mod engine;
 pub mod error;
 pub mod fs;
 pub mod ids;
+pub mod knowledge;
 pub mod metrics;
 pub mod pool;
 pub mod query;

@@ -11,6 +11,7 @@ pub mod parse;
 mod quantity;
 pub mod search;
 pub mod snippet;
+pub mod spaces;
 
 fn parse_number<T: std::str::FromStr>(text: &str) -> Option<T> {
     text.parse().ok()

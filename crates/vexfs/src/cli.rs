@@ -1,7 +1,14 @@
 //! The command line: one file a family of commands.
 
+mod attributes;
+mod client;
+pub(crate) mod failure;
+mod index;
 mod mount;
 mod mounts;
+mod output;
+mod place;
+mod search;
 mod umount;
 
 use std::ffi::{OsStr, OsString};
@@ -22,6 +29,15 @@ enum Command {
     Mount(mount::MountArgs),
     Umount(umount::UmountArgs),
     Mounts(mounts::MountsArgs),
+    Search(search::SearchArgs),
+    Ask(search::AskArgs),
+    Like(search::LikeArgs),
+    Status(index::StatusArgs),
+    #[command(subcommand)]
+    Index(index::IndexCommand),
+    #[command(subcommand)]
+    Vec(attributes::VecCommand),
+    Tag(attributes::TagArgs),
 }
 
 /// Runs one command and gives its exit code.
@@ -38,7 +54,19 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => umount::run(&args),
         Command::Mounts(args) => mounts::run(&args),
+        Command::Search(args) => ended(search::search(&args)),
+        Command::Ask(args) => ended(search::ask(&args)),
+        Command::Like(args) => ended(search::like(&args)),
+        Command::Status(args) => ended(index::status(&args)),
+        Command::Index(command) => ended(index::index(&command)),
+        Command::Vec(command) => ended(attributes::vec(&command)),
+        Command::Tag(args) => ended(attributes::tag(&args)),
     }
+}
+
+/// The exit code of a command.
+fn ended(result: Result<u8, failure::Failure>) -> ExitCode {
+    result.map_or_else(failure::Failure::report, ExitCode::from)
 }
 
 /// Help and version go to standard output and are no error. A wrong call is 1 in mount(8)'s world, 2 elsewhere.

@@ -11,6 +11,7 @@ use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use vexfs_core::control::{ControlDirectory, ControlTree};
 use vexfs_core::engine::Engine;
 use vexfs_core::fs::Stack;
 use vexfs_core::fs::change::{Change, ChangeSink};
@@ -19,12 +20,13 @@ use vexfs_core::metrics::Metrics;
 use vexfs_core::store::dir::StoreDir;
 use vexfs_mount::adapter::{Adapter, AdapterOptions, stack_options};
 use vexfs_mount::mounting;
-use vexfs_mount::options::{Http, MountOptions};
+use vexfs_mount::options::{Control, Http, MountOptions};
 use vexfs_mount::place::Place;
 use vexfs_mount::session::Session;
 use vexfs_mount::{MountError, Result};
 
 use crate::background::Ready;
+use crate::service::Service;
 
 /// What is to be mounted, where and how.
 #[derive(Debug)]
@@ -63,7 +65,11 @@ pub(crate) fn run(request: MountRequest, ready: Ready) -> Result<()> {
     let (events, happened) = mpsc::channel();
     end_on_signal(events.clone())?;
 
-    let adapter = compose(&place, &options)?;
+    let search = match options.ctl {
+        Control::Off => None,
+        _ => Some(Service::start(&place, &options, &store)?),
+    };
+    let adapter = compose(&place, &options, search.as_ref())?;
     let kernel_cache = adapter.kernel_cache();
     let mounted = mounting::mount(&place, &options)?;
     let ended = move |outcome| {
@@ -78,7 +84,12 @@ pub(crate) fn run(request: MountRequest, ready: Ready) -> Result<()> {
         source,
     })?;
 
+    if let Some(search) = &search {
+        search.knowledge().scan_in_background()?;
+    }
+
     let outcome = wait_for_end(session, &happened);
+    drop(search);
     drop(lock);
     outcome.map_err(|source| MountError::Kernel {
         what: "the session failed",
@@ -86,11 +97,11 @@ pub(crate) fn run(request: MountRequest, ready: Ready) -> Result<()> {
     })
 }
 
-/// The filesystem over SOURCE.
-fn compose(place: &Place, options: &MountOptions) -> Result<Adapter> {
+/// The filesystem over SOURCE, with search in its control directory.
+fn compose(place: &Place, options: &MountOptions, search: Option<&Service>) -> Result<Adapter> {
     if options.http != Http::Off {
         return Err(MountError::Usage(
-            "http=: this build has no HTTP interface".into(),
+            "http=: this build has no HTTP interface beside the store's socket".into(),
         ));
     }
     let of_kernel = |source| MountError::Kernel {
@@ -99,8 +110,23 @@ fn compose(place: &Place, options: &MountOptions) -> Result<Adapter> {
     };
     let root = place.source_dir.try_clone().map_err(of_kernel)?;
     let stack_options = stack_options(place, options).map_err(of_kernel)?;
-    let stack = Stack::new(root, stack_options, Arc::new(NobodyListens))?;
-    let engine = Engine::new(Arc::new(stack), None, Arc::new(Metrics::new()));
+    let changes: Arc<dyn ChangeSink> = match search {
+        Some(search) => search.knowledge().changes(),
+        None => Arc::new(NobodyListens),
+    };
+    let stack = Arc::new(Stack::new(root, stack_options, changes)?);
+    let metrics = Arc::new(Metrics::new());
+    let control = search.map(|search| {
+        let render = Engine::new(stack.clone(), None, metrics.clone());
+        let prometheus = move || {
+            let mut text = String::new();
+            render.prometheus(&mut text);
+            text
+        };
+        let tree = ControlTree::new(search.knowledge().clone(), Box::new(prometheus));
+        Arc::new(tree) as Arc<dyn ControlDirectory>
+    });
+    let engine = Engine::new(stack, control, metrics);
     Ok(Adapter::new(Arc::new(engine), AdapterOptions::from(options)))
 }
 
@@ -215,7 +241,7 @@ fn wait_for_end(session: Session, happened: &Receiver<Event>) -> io::Result<()> 
     }
 }
 
-/// Changes go nowhere.
+/// Without a control directory nothing is indexed.
 struct NobodyListens;
 
 impl ChangeSink for NobodyListens {

@@ -5,3 +5,4 @@ pub mod bench;
 pub mod cli;
 mod daemon;
 mod logging;
+mod service;

@@ -15,6 +15,7 @@ use super::filter::Sieve;
 use super::fuse::{DEPTH, FusedFile, Scored, fuse};
 use super::options::{Mode, Options};
 use super::parse::{Query, TermKind, parse};
+use super::spaces::ToldSpaces;
 use crate::error::{Error, Result};
 use crate::fs::ops::Caller;
 use crate::ids::{FileId, NodeKey, PassageId};
@@ -73,6 +74,8 @@ pub struct Searcher {
     pub store: Arc<Store>,
     /// Vectors of passages.
     pub passages: Arc<Space>,
+    /// Vectors that programs set on files.
+    pub spaces: Arc<ToldSpaces>,
     /// Words of passages.
     pub words: Arc<LexicalIndex>,
     /// Embeds queries as it embedded the passages.
@@ -84,6 +87,8 @@ pub struct Searcher {
 /// What the two indexes are asked.
 struct Asked {
     vector: Option<Vec<f32>>,
+    /// The space that the vector is of; the embedder's when absent.
+    space: Option<String>,
     words: Words,
     /// The file that the others are compared with is not its own neighbour.
     except: Option<FileId>,
@@ -147,10 +152,26 @@ impl Searcher {
     }
 
     fn asked(&self, request: &Request<'_>, query: &Query, scope: Option<FileId>) -> Result<Asked> {
+        let space = match &request.what {
+            What::Vector {
+                space: Some(space), ..
+            } => Some(space.as_str()),
+            _ => query.space().or(request.options.space.as_deref()),
+        };
+        // The embedder's own name means its space.
+        let space = space
+            .filter(|space| *space != self.embedder.id())
+            .map(str::to_owned);
         let like = match &request.what {
             What::Vector { vector, .. } => {
+                let vector = if space.is_some() {
+                    vector.clone()
+                } else {
+                    self.checked(vector)?
+                };
                 return Ok(Asked {
-                    vector: Some(self.checked(vector)?),
+                    vector: Some(vector),
+                    space,
                     words: Words::default(),
                     except: None,
                 });
@@ -159,29 +180,30 @@ impl Searcher {
             What::Text(_) => query.like().map(PathBuf::as_path),
         };
         if let Some(path) = like {
-            let base = scope
-                .and_then(|scope| self.store.mirror().path(scope))
-                .unwrap_or_default();
-            let path = base.join(path);
-            let missing = || Error::NotFound(super::answer::path_text(&path));
-            let file = self.store.read(|rows| rows.resolve(&path))?.ok_or_else(missing)?;
-            if readable(self.root.as_fd(), request.caller, std::slice::from_ref(&path)) != [true] {
-                return Err(missing());
-            }
+            let file = self.readable_file(request, path, scope)?;
+            let vector = match &space {
+                Some(space) => self
+                    .store
+                    .read(|rows| rows.vector(file, space))?
+                    .map(|told| told.value),
+                None => self.centroid(file)?,
+            };
             return Ok(Asked {
-                vector: self.centroid(file)?,
+                vector,
+                space,
                 words: words(query),
                 except: Some(file),
             });
         }
         let text = query.text();
-        let vector = if text.is_empty() || request.options.mode == Mode::Text {
-            None
-        } else {
-            let mut vector = vec![0.0; self.embedder.dim()];
-            self.embedder.embed(&[&text], &mut vector)?;
-            // A text of unknown words alone is similar to nothing.
-            vector.iter().any(|&x| x != 0.0).then_some(vector)
+        if let (Some(space), false) = (&space, text.is_empty()) {
+            let what =
+                format!("space {space:?} has no model of its own: search it by like:PATH or by a vector");
+            return Err(Error::Invalid(what));
+        }
+        let vector = match text.is_empty() || request.options.mode == Mode::Text {
+            true => None,
+            false => self.embedded(&text)?,
         };
         let words = if request.options.mode == Mode::Vec {
             Words::default()
@@ -190,9 +212,31 @@ impl Searcher {
         };
         Ok(Asked {
             vector,
+            space: None,
             words,
             except: None,
         })
+    }
+
+    /// The query's vector; none for a text of unknown words, which is similar to nothing.
+    fn embedded(&self, text: &str) -> Result<Option<Vec<f32>>> {
+        let mut vector = vec![0.0; self.embedder.dim()];
+        self.embedder.embed(&[text], &mut vector)?;
+        Ok(vector.iter().any(|&x| x != 0.0).then_some(vector))
+    }
+
+    /// The file at a path below the scope, for a caller who may read it.
+    fn readable_file(&self, request: &Request<'_>, path: &Path, scope: Option<FileId>) -> Result<FileId> {
+        let base = scope
+            .and_then(|scope| self.store.mirror().path(scope))
+            .unwrap_or_default();
+        let path = base.join(path);
+        let missing = || Error::NotFound(super::answer::path_text(&path));
+        let file = self.store.read(|rows| rows.resolve(&path))?.ok_or_else(missing)?;
+        match readable(self.root.as_fd(), request.caller, std::slice::from_ref(&path))[..] {
+            [true] => Ok(file),
+            _ => Err(missing()),
+        }
     }
 
     fn checked(&self, vector: &[f32]) -> Result<Vec<f32>> {
@@ -278,20 +322,30 @@ impl Searcher {
         let passes = |file: FileId| Some(file) != asked.except && sieve.passes(&mirror, file);
         let filtered = !sieve.passes_all() || asked.except.is_some();
         let mut vectors = Vec::new();
-        if let Some(vector) = &asked.vector {
-            let passage_passes = |id: u64| passes(PassageId(id).file());
-            let mut params = SearchParams::new(files * PASSAGES_PER_HIT);
-            if filtered {
-                params = params.filter(VectorFilter::Predicate {
-                    test: &passage_passes,
-                    selectivity: 0.5,
-                });
+        match (&asked.vector, &asked.space) {
+            (Some(vector), Some(space)) => {
+                let found = self.spaces.search(space, vector, files, &passes)?;
+                vectors.extend(found.iter().map(|&(file, score)| Scored {
+                    id: PassageId::new(file, 0),
+                    score,
+                }));
             }
-            let found = self.passages.search(vector, &params).map_err(vector_error)?;
-            vectors.extend(found.iter().map(|near| Scored {
-                id: PassageId(near.id),
-                score: 1.0 - near.distance,
-            }));
+            (Some(vector), None) => {
+                let test = |id: u64| passes(PassageId(id).file());
+                let mut params = SearchParams::new(files * PASSAGES_PER_HIT);
+                if filtered {
+                    params = params.filter(VectorFilter::Predicate {
+                        test: &test,
+                        selectivity: 0.5,
+                    });
+                }
+                let found = self.passages.search(vector, &params).map_err(vector_error)?;
+                vectors.extend(found.iter().map(|n| Scored {
+                    id: PassageId(n.id),
+                    score: 1.0 - n.distance,
+                }));
+            }
+            (None, _) => {}
         }
         let limit = Limit {
             files,

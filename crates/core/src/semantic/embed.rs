@@ -23,3 +23,25 @@ pub trait Embedder: Send + Sync {
     /// undefined.
     fn embed(&self, texts: &[&str], out: &mut [f32]) -> Result<()>;
 }
+
+impl<E: Embedder> Embedder for &E {
+    fn id(&self) -> &str {
+        (**self).id()
+    }
+
+    fn dim(&self) -> usize {
+        (**self).dim()
+    }
+
+    fn hybrid_weight(&self) -> f32 {
+        (**self).hybrid_weight()
+    }
+
+    fn tokens_max(&self) -> usize {
+        (**self).tokens_max()
+    }
+
+    fn embed(&self, texts: &[&str], out: &mut [f32]) -> Result<()> {
+        (**self).embed(texts, out)
+    }
+}

@@ -39,8 +39,8 @@ use crate::ids::{FileId, Generation, NodeKey};
 use crate::semantic::embed::{Embedder, StaticModel, WordPiece};
 use crate::semantic::scan::rules::{RuleOptions, Rules};
 use crate::semantic::scan::tree::Tree;
-use crate::store::Store;
 use crate::store::file::{Facts, Kind, ROOT, State};
+use crate::store::{Store, Tx};
 use derived::{Vectors, Words};
 use feed::{Event, Feed};
 use inbox::{Inbox, deadline};
@@ -69,8 +69,15 @@ pub struct IndexerParts {
     pub options: IndexerOptions,
 }
 
+/// Works out what follows from a file's text, given its path and the text: relations, for one. What it returns runs in
+/// the commit that makes the text searchable.
+pub type Follow = dyn Fn(&Path, &str) -> Consequence + Send + Sync;
+
+/// Writes down what follows from a file's text.
+pub type Consequence = Box<dyn FnOnce(&mut Tx<'_>, FileId) -> Result<()> + Send>;
+
 /// How the indexer works.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct IndexerOptions {
     /// What is taken in.
     pub rules: RuleOptions,
@@ -82,6 +89,8 @@ pub struct IndexerOptions {
     pub walkers: usize,
     /// Whether contents are indexed only on demand ([`Indexer::pause`]); names are followed all the same.
     pub manual: bool,
+    /// What else follows from a file's text, if anything does.
+    pub follow: Option<Arc<Follow>>,
 }
 
 impl IndexerOptions {
@@ -94,6 +103,7 @@ impl IndexerOptions {
             workers: threads,
             walkers: threads,
             manual: false,
+            follow: None,
         }
     }
 }
@@ -244,7 +254,7 @@ impl Indexer {
 
     /// How far the index is.
     pub fn status(&self) -> IndexStatus {
-        let queue = self.shared.inbox.len() as u64;
+        let queue = self.shared.inbox.waiting() as u64;
         let scanning = self.shared.inbox.is_scanning();
         let counts = self.shared.store.mirror().counts();
         IndexStatus {
@@ -385,7 +395,7 @@ fn spawn_all(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>> {
 }
 
 /// Prepares awaiting files until the queue is closed.
-fn work(shared: &Shared, jobs: &Sender<Box<Job>>) {
+fn work(shared: &Shared, jobs: &Sender<Job>) {
     loop {
         let id = match shared.queue.next(&shared.store) {
             Ok(Some(id)) => id,
@@ -405,7 +415,8 @@ fn work(shared: &Shared, jobs: &Sender<Box<Job>>) {
         match prepare::prepare(shared, id) {
             Ok(Step::Skip) => shared.queue.done([id].into_iter()),
             Ok(Step::Park) => shared.queue.park(id),
-            Ok(Step::Commit(mut job)) => {
+            Ok(Step::Commit(job)) => {
+                let mut job = *job;
                 job.bytes = job.bytes.max(reserved);
                 shared.budget.adjust(reserved, job.bytes);
                 if jobs.send(job).is_err() {
@@ -435,7 +446,8 @@ impl Shared {
     }
 
     fn pending(&self) -> u64 {
-        self.store.mirror().counts().pending + self.inbox.len() as u64
+        let places = self.inbox.waiting() as u64;
+        places + self.store.mirror().counts().pending
     }
 
     /// Whether the content of a file has to be compared because marks were lost.
@@ -450,6 +462,11 @@ impl Shared {
     /// Passages are cut by the tokens of the built-in model, whatever embeds them: so they are the same for all.
     fn tokenizer(&self) -> &'static WordPiece {
         StaticModel::built_in().tokenizer()
+    }
+
+    /// What else follows from a text.
+    fn consequence(&self, path: &Path, text: &str) -> Option<Consequence> {
+        self.options.follow.as_ref().map(|follow| follow(path, text))
     }
 
     /// Keeps an error for the status.

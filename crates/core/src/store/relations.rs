@@ -579,7 +579,10 @@ mod tests {
             let indexed = Indexed {
                 facts: facts(ino),
                 hash: Some(*blake3::hash(text.as_bytes()).as_bytes()),
-                passages: Passages::Known(Vec::new()),
+                passages: Passages::Known {
+                    name: [0; 8],
+                    rows: Vec::new(),
+                },
                 state: State::Ready,
             };
             let derived = Derived::of(Path::new(path), text, text);

@@ -30,14 +30,14 @@ const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// Commits what workers hand over until they are all gone.
-pub(super) fn run(shared: &Shared, jobs: &Receiver<Box<Job>>) {
+pub(super) fn run(shared: &Shared, jobs: &Receiver<Job>) {
     let mut interval = INTERVAL_MIN;
     let mut retry = RETRY_MIN;
     while let Ok(first) = jobs.recv() {
-        let batch = gather(shared, jobs, first, interval);
+        let mut batch = gather(shared, jobs, first, interval);
         let bytes = batch.iter().map(|job| job.bytes).sum();
         let start = Instant::now();
-        match commit(shared, &batch) {
+        match commit(shared, &mut batch) {
             Ok(()) => retry = RETRY_MIN,
             Err(error) => {
                 tracing::error!(%error, files = batch.len(), "files could not be committed");
@@ -54,7 +54,7 @@ pub(super) fn run(shared: &Shared, jobs: &Receiver<Box<Job>>) {
 }
 
 /// Takes more files as long as some are worked at, for a bounded time: a lone file is committed at once.
-fn gather(shared: &Shared, jobs: &Receiver<Box<Job>>, first: Box<Job>, interval: Duration) -> Vec<Box<Job>> {
+fn gather(shared: &Shared, jobs: &Receiver<Job>, first: Job, interval: Duration) -> Vec<Job> {
     let deadline = Instant::now() + interval;
     let mut bytes = first.bytes;
     let mut batch = vec![first];
@@ -74,9 +74,9 @@ fn gather(shared: &Shared, jobs: &Receiver<Box<Job>>, first: Box<Job>, interval:
     batch
 }
 
-fn commit(shared: &Shared, batch: &[Box<Job>]) -> Result<()> {
+fn commit(shared: &Shared, batch: &mut [Job]) -> Result<()> {
     let mut vectors = VectorChanges::default();
-    for job in batch {
+    for job in batch.iter() {
         vectors.files.extend(&job.vectors.files);
         vectors.passages.extend(&job.vectors.passages);
         vectors.upserts.extend(&job.vectors.upserts);
@@ -109,7 +109,7 @@ fn commit(shared: &Shared, batch: &[Box<Job>]) -> Result<()> {
     shared.at(CrashPoint::DerivedCommitted);
     let (_, generation) = shared.store.write(|tx| {
         let touched = shared.queue.touched(batch.iter().map(|job| job.id));
-        for job in batch {
+        for job in batch.iter_mut() {
             match &job.outcome {
                 Outcome::Removed => tx.set_removed(job.id)?,
                 Outcome::Indexed(indexed) => {
@@ -118,6 +118,9 @@ fn commit(shared: &Shared, batch: &[Box<Job>]) -> Result<()> {
                         tx.adopt_orphan(job.id, hash)?;
                     }
                 }
+            }
+            if let Some(consequence) = job.consequence.take() {
+                consequence(tx, job.id)?;
             }
         }
         if !vectors.is_empty() {
@@ -132,7 +135,7 @@ fn commit(shared: &Shared, batch: &[Box<Job>]) -> Result<()> {
     Ok(())
 }
 
-fn commit_words(shared: &Shared, batch: &[Box<Job>], tag: u64) -> Result<()> {
+fn commit_words(shared: &Shared, batch: &[Job], tag: u64) -> Result<()> {
     for job in batch {
         if job.words.replace {
             shared.words.delete_file(job.id)?;
@@ -147,11 +150,12 @@ fn commit_words(shared: &Shared, batch: &[Box<Job>], tag: u64) -> Result<()> {
             })?;
         }
     }
+    shared.at(CrashPoint::WordsAdded);
     shared.words.commit(tag)
 }
 
 /// After a failure nobody knows what the derived indexes hold about these files.
-fn give_back(shared: &Shared, batch: &[Box<Job>]) {
+fn give_back(shared: &Shared, batch: &[Job]) {
     let ids: Vec<FileId> = batch.iter().map(|job| job.id).collect();
     if let Err(error) = shared.words.rollback() {
         tracing::error!(%error, "the lexical index could not be rolled back");
@@ -165,7 +169,7 @@ fn give_back(shared: &Shared, batch: &[Box<Job>]) {
         .notify(ids.into_iter().min().unwrap_or(FileId(0)), &[]);
 }
 
-fn publish(shared: &Shared, batch: &[Box<Job>], generation: Generation) {
+fn publish(shared: &Shared, batch: &[Job], generation: Generation) {
     if !shared.feed.is_heard() {
         return;
     }
@@ -191,6 +195,8 @@ fn publish(shared: &Shared, batch: &[Box<Job>], generation: Generation) {
 /// Where a test may end the process, so to speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CrashPoint {
-    /// The derived indexes have the batch, the rows do not.
+    /// The vectors are committed, or will be; the words are not.
+    WordsAdded,
+    /// Vectors and words are committed, the rows are not.
     DerivedCommitted,
 }

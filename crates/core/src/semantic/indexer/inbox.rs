@@ -59,7 +59,8 @@ struct Queue {
     late: VecDeque<Place>,
     folders: VecDeque<FileId>,
     walking: usize,
-    settling: bool,
+    /// Events and places in the batch that is being settled.
+    settling: usize,
     received: u64,
     settled: u64,
     closed: bool,
@@ -71,7 +72,7 @@ impl Queue {
     }
 
     fn is_idle(&self) -> bool {
-        self.scan_is_over() && self.events.is_empty() && self.late.is_empty() && !self.settling
+        self.scan_is_over() && self.events.is_empty() && self.late.is_empty() && self.settling == 0
     }
 }
 
@@ -140,7 +141,7 @@ impl Inbox {
                 batch.late.extend(queue.late.drain(..late));
             }
             if !(batch.events.is_empty() && batch.places.is_empty() && batch.late.is_empty()) {
-                queue.settling = true;
+                queue.settling = batch.events.len() + batch.places.len() + batch.late.len();
                 return Some(batch);
             }
             self.changed.wait(&mut queue);
@@ -150,7 +151,7 @@ impl Inbox {
     /// The batch was committed, or given up.
     pub fn settled(&self, batch: &Batch) {
         let mut queue = self.queue.lock();
-        queue.settling = false;
+        queue.settling = 0;
         queue.settled = queue.settled.max(batch.ticket);
         self.changed.notify_all();
     }
@@ -204,10 +205,11 @@ impl Inbox {
         true
     }
 
-    /// Events and places that wait.
-    pub fn len(&self) -> usize {
+    /// Events and places that wait or are being settled. To add it to a count of rows that wait, ask for this first:
+    /// a place becomes a row that waits before it stops to count here.
+    pub fn waiting(&self) -> usize {
         let queue = self.queue.lock();
-        queue.events.len() + queue.places.len() + queue.late.len()
+        queue.events.len() + queue.places.len() + queue.late.len() + queue.settling
     }
 
     /// Whether a scan is going on.

@@ -7,10 +7,10 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use super::Shared;
 use super::derived::VectorChanges;
 use super::inbox::Place;
 use super::text::{self, Text, Unreadable};
+use super::{Consequence, Shared};
 use crate::error::{Error, Result};
 use crate::ids::{FileId, PassageId};
 use crate::semantic::passages::{self, Passage};
@@ -41,6 +41,8 @@ pub(super) struct Job {
     pub(super) outcome: Outcome,
     pub(super) vectors: VectorChanges,
     pub(super) words: WordChanges,
+    /// What else follows from the text.
+    pub(super) consequence: Option<Consequence>,
     /// Bytes of memory that it holds, roughly.
     pub(super) bytes: usize,
 }
@@ -86,6 +88,11 @@ pub(super) fn prepare(shared: &Shared, id: FileId) -> Result<Step> {
             outcome,
             vectors,
             words,
+            // Nothing follows from a text that is not there any more.
+            consequence: known
+                .place
+                .as_ref()
+                .and_then(|(_, path)| shared.consequence(path, "")),
             bytes: 256,
         })))
     };
@@ -157,19 +164,17 @@ pub(super) fn prepare(shared: &Shared, id: FileId) -> Result<Step> {
             outcome: Outcome::Indexed(indexed),
             vectors,
             words,
+            consequence: None,
             bytes: 256,
         })));
     }
     match text::of(at.as_os_str(), content) {
-        Ok(text) => Ok(Step::Commit(Box::new(index(
-            shared,
-            id,
-            &known.passages,
-            at,
-            facts,
-            hash,
-            text,
-        )?))),
+        Ok(text) => {
+            let consequence = shared.consequence(path, &text.text);
+            let mut job = index(shared, id, &known.passages, at, facts, hash, text)?;
+            job.consequence = consequence;
+            Ok(Step::Commit(Box::new(job)))
+        }
         Err(Unreadable::NoText(rule)) => emptied(
             State::Excluded(format!("{CONTENT_RULE} {rule}")),
             facts,
@@ -312,6 +317,7 @@ fn index(
         outcome: Outcome::Indexed(indexed),
         vectors,
         words,
+        consequence: None,
         bytes,
     })
 }

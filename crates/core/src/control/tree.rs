@@ -1,0 +1,609 @@
+//! The control directory `.vexfs`: queries and reports as directories, links and files.
+//!
+//! It stands in every directory of the mount and is listed by none; the directory in which it stands is the scope of
+//! its queries. Lookup and getattr never run a query; opendir, readdir and open do. One opendir gives one frozen
+//! list. Generated files have no size until they are read, so the adapter opens them with direct I/O.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::handles::{DirRow, Handle, Handles};
+use super::lists::{Lists, ResultList};
+use super::names::{below, unescape};
+use super::node::{Listing, Node, Nodes, Report, SavedFile, Scope, Source};
+use super::{AddEntry, ControlDirectory, saved};
+use crate::error::{Error, Result};
+use crate::fs::ops::{Attr, Caller, Entry, SetAttr, Timestamp};
+use crate::ids::{Ino, NodeKey};
+use crate::knowledge::Knowledge;
+use crate::query::answer::{Answer, name_text, path_text};
+use crate::query::options::Options;
+use crate::query::parse;
+use crate::query::search::{Fresh, Request, What};
+
+const S_IFDIR: u32 = libc::S_IFDIR;
+const S_IFREG: u32 = libc::S_IFREG;
+const S_IFLNK: u32 = libc::S_IFLNK;
+
+/// The control directory of one mount.
+pub struct ControlTree {
+    pub(super) knowledge: Arc<Knowledge>,
+    metrics: Box<dyn Fn() -> String + Send + Sync>,
+    nodes: Nodes,
+    lists: Lists,
+    pub(super) handles: Handles,
+    born: Timestamp,
+    owner: (u32, u32),
+}
+
+impl ControlTree {
+    /// A control directory over what is known of the files. `metrics` renders the filesystem's own counters.
+    pub fn new(knowledge: Arc<Knowledge>, metrics: Box<dyn Fn() -> String + Send + Sync>) -> ControlTree {
+        let owner = (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        );
+        ControlTree {
+            knowledge,
+            metrics,
+            nodes: Nodes::default(),
+            lists: Lists::default(),
+            handles: Handles::default(),
+            born: Timestamp::now(),
+            owner,
+        }
+    }
+
+    /// How many nodes the kernel holds.
+    pub fn nodes_held(&self) -> usize {
+        self.nodes.len()
+    }
+}
+
+impl ControlDirectory for ControlTree {
+    fn lookup_root(&self, caller: &Caller, dir: NodeKey) -> Result<Entry> {
+        self.entry(caller, Node::Root { scope: Scope { dir } })
+    }
+
+    fn lookup(&self, caller: &Caller, parent: Ino, name: &OsStr) -> Result<Entry> {
+        let node = self.child(caller, self.node(parent)?, name)?;
+        self.entry(caller, node)
+    }
+
+    fn forget(&self, ino: Ino, count: u64) {
+        self.nodes.forget(ino, count);
+    }
+
+    fn getattr(&self, caller: &Caller, ino: Ino) -> Result<Attr> {
+        let node = self.node(ino)?;
+        Ok(self.attr(caller, &node, ino))
+    }
+
+    fn setattr(&self, caller: &Caller, ino: Ino, change: &SetAttr) -> Result<Attr> {
+        let node = self.node(ino)?;
+        if change.mode.is_some() || change.uid.is_some() || change.gid.is_some() || !writable(&node) {
+            return Err(Error::NotPermitted("the control directory"));
+        }
+        Ok(self.attr(caller, &node, ino))
+    }
+
+    fn readlink(&self, caller: &Caller, ino: Ino) -> Result<Vec<u8>> {
+        let Node::ResultLink(listing, name) = self.node(ino)? else {
+            return Err(Error::Invalid("not a symbolic link".into()));
+        };
+        let list = self.frozen(caller, &listing)?;
+        Ok(list
+            .target(&name)
+            .ok_or_else(|| Error::NotFound(listed(&name)))?
+            .to_vec())
+    }
+
+    fn open(&self, caller: &Caller, ino: Ino, flags: i32) -> Result<u64> {
+        let node = self.node(ino)?;
+        if flags & libc::O_ACCMODE != libc::O_RDONLY {
+            return match node {
+                Node::SavedFile { name, file, .. } if file.is_writable() => {
+                    self.saved_open_write(caller, &name, file, flags)
+                }
+                _ => Err(Error::ReadOnly),
+            };
+        }
+        let handle = match node {
+            Node::Report {
+                report: Report::Events,
+                ..
+            } => Handle::Events(self.knowledge.subscribe(*caller)),
+            Node::Report { scope, report } => Handle::Text(self.report(scope, report)?.into_bytes()),
+            Node::ResultsJsonl(listing) => {
+                Handle::Text(self.run(caller, &listing)?.answer.jsonl().into_bytes())
+            }
+            Node::AskFile(listing) => {
+                Handle::Text(crate::query::ask::render(&self.answer(caller, &listing)?).into_bytes())
+            }
+            Node::SavedFile { scope, name, file } => self.saved_open_read(caller, scope, &name, file)?,
+            _ => return Err(Error::Os(libc::EISDIR)),
+        };
+        Ok(self.handles.insert(handle))
+    }
+
+    fn read(&self, _caller: &Caller, _ino: Ino, fh: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
+        self.handles.read(fh, offset, size)
+    }
+
+    fn write(&self, caller: &Caller, _ino: Ino, fh: u64, offset: u64, data: &[u8]) -> Result<u32> {
+        self.saved_write(caller, fh, offset, data)
+    }
+
+    fn release(&self, _ino: Ino, fh: u64) {
+        self.handles.remove(fh);
+    }
+
+    fn opendir(&self, caller: &Caller, ino: Ino) -> Result<u64> {
+        let rows = self.rows(caller, &self.node(ino)?)?;
+        Ok(self.handles.insert(Handle::Dir(rows)))
+    }
+
+    fn readdir(
+        &self,
+        _caller: &Caller,
+        ino: Ino,
+        fh: u64,
+        offset: u64,
+        add: &mut AddEntry<'_>,
+    ) -> Result<()> {
+        let rows = self.handles.dir(fh)?;
+        let dots = [(".", ino), ("..", ino)];
+        let dots = dots.iter().map(|(name, ino)| (*ino, S_IFDIR, OsStr::new(*name)));
+        let rows = rows.iter().map(|row| (row.ino, row.kind, row.name.as_os_str()));
+        for (i, (ino, kind, name)) in dots.chain(rows).enumerate().skip(offset as usize) {
+            if add(ino, i as u64 + 1, (kind >> 12) as u8, name) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn releasedir(&self, _ino: Ino, fh: u64) {
+        self.handles.remove(fh);
+    }
+
+    fn mkdir(&self, caller: &Caller, parent: Ino, name: &OsStr, _mode: u32) -> Result<Entry> {
+        match self.node(parent)? {
+            Node::Saved { scope } => {
+                self.knowledge.saved_create(caller, name)?;
+                self.entry(
+                    caller,
+                    Node::SavedQuery {
+                        scope,
+                        name: name.into(),
+                    },
+                )
+            }
+            _ => Err(Error::NotPermitted("this directory")),
+        }
+    }
+
+    fn rmdir(&self, caller: &Caller, parent: Ino, name: &OsStr) -> Result<()> {
+        match self.node(parent)? {
+            Node::Saved { .. } => self.knowledge.saved_drop(caller, name),
+            _ => Err(Error::NotPermitted("this directory")),
+        }
+    }
+
+    fn rename(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &OsStr,
+        new_parent: Ino,
+        new_name: &OsStr,
+        flags: u32,
+    ) -> Result<()> {
+        if flags & !libc::RENAME_NOREPLACE != 0 {
+            return Err(Error::Os(libc::EINVAL));
+        }
+        match (self.node(parent)?, self.node(new_parent)?) {
+            (Node::Saved { .. }, Node::Saved { .. }) => self.knowledge.saved_rename(caller, name, new_name),
+            _ => Err(Error::NotPermitted("this directory")),
+        }
+    }
+
+    fn create(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &OsStr,
+        _mode: u32,
+        flags: i32,
+    ) -> Result<(Entry, u64)> {
+        // A shell's `>` creates what it could not look up; what exists already is opened.
+        let node = self.child(caller, self.node(parent)?, name)?;
+        if flags & libc::O_EXCL != 0 {
+            return Err(Error::Exists(listed(name)));
+        }
+        let entry = self.entry(caller, node)?;
+        match self.open(caller, entry.attr.ino, flags) {
+            Ok(fh) => Ok((entry, fh)),
+            Err(error) => {
+                self.nodes.forget(entry.attr.ino, 1);
+                Err(error)
+            }
+        }
+    }
+
+    fn symlink(&self, _caller: &Caller, _parent: Ino, _name: &OsStr, _target: &OsStr) -> Result<Entry> {
+        Err(Error::NotPermitted("the control directory"))
+    }
+
+    fn unlink(&self, _caller: &Caller, _parent: Ino, _name: &OsStr) -> Result<()> {
+        Err(Error::NotPermitted("the control directory"))
+    }
+
+    fn getxattr(&self, caller: &Caller, ino: Ino, name: &OsStr) -> Result<Vec<u8>> {
+        let Node::ResultLink(listing, link) = self.node(ino)? else {
+            return Err(Error::NoAttribute);
+        };
+        let list = self.frozen(caller, &listing)?;
+        let (rank, hit) = list.hit(&link).ok_or_else(|| Error::NotFound(listed(&link)))?;
+        let value = match name.as_bytes() {
+            b"vexfs.score" => format!("{:.4}", hit.score),
+            b"vexfs.rank" => rank.to_string(),
+            b"vexfs.lines" => match hit.passages.first() {
+                Some(p) => format!("{}-{}", p.start_line, p.end_line),
+                None => return Err(Error::NoAttribute),
+            },
+            b"vexfs.stale" => u8::from(hit.stale).to_string(),
+            _ => return Err(Error::NoAttribute),
+        };
+        Ok(value.into_bytes())
+    }
+
+    fn listxattr(&self, _caller: &Caller, _ino: Ino) -> Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
+    fn setxattr(&self, _caller: &Caller, _ino: Ino, _name: &OsStr, _value: &[u8], _flags: i32) -> Result<()> {
+        Err(Error::NotPermitted("the control directory"))
+    }
+
+    fn removexattr(&self, _caller: &Caller, _ino: Ino, _name: &OsStr) -> Result<()> {
+        Err(Error::NotPermitted("the control directory"))
+    }
+
+    fn get_own_xattr(&self, _caller: &Caller, node: NodeKey, name: &OsStr) -> Result<Vec<u8>> {
+        self.knowledge.xattr_get(node, name)
+    }
+
+    fn set_own_xattr(
+        &self,
+        _caller: &Caller,
+        node: NodeKey,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+    ) -> Result<()> {
+        if flags & (libc::XATTR_CREATE | libc::XATTR_REPLACE) != 0 {
+            let there = self.knowledge.xattr_get(node, name).is_ok();
+            if there && flags & libc::XATTR_CREATE != 0 {
+                return Err(Error::Exists(listed(name)));
+            }
+            if !there && flags & libc::XATTR_REPLACE != 0 {
+                return Err(Error::NoAttribute);
+            }
+        }
+        self.knowledge.xattr_set(node, name, value)
+    }
+
+    fn remove_own_xattr(&self, _caller: &Caller, node: NodeKey, name: &OsStr) -> Result<()> {
+        self.knowledge.xattr_remove(node, name)
+    }
+}
+
+impl ControlTree {
+    fn node(&self, ino: Ino) -> Result<Node> {
+        self.nodes.get(ino).ok_or(Error::Os(libc::ESTALE))
+    }
+
+    fn entry(&self, caller: &Caller, node: Node) -> Result<Entry> {
+        let ino = self.nodes.refer(node.clone());
+        // Names below `.vexfs` are looked up each time: they differ by caller, and a query's results change.
+        let attr = self.attr(caller, &node, ino);
+        Ok(Entry {
+            attr,
+            generation: 0,
+            entry_ttl: Duration::ZERO,
+            attr_ttl: Duration::ZERO,
+        })
+    }
+
+    fn attr(&self, caller: &Caller, node: &Node, ino: Ino) -> Attr {
+        let (mode, size) = match node {
+            Node::ResultLink(listing, name) => {
+                let list = self.lists.get(listing, caller.uid);
+                (
+                    S_IFLNK | 0o777,
+                    list.and_then(|l| l.target(name).map(|t| t.len() as u64))
+                        .unwrap_or(0),
+                )
+            }
+            Node::ResultsJsonl(_) | Node::AskFile(_) | Node::Report { .. } => (S_IFREG | 0o444, 0),
+            Node::SavedFile { file, .. } => (saved::mode(*file), 0),
+            Node::SavedQuery { .. } => (S_IFDIR | 0o700, 0),
+            Node::Saved { .. } => (S_IFDIR | 0o777, 0),
+            _ => (S_IFDIR | 0o555, 0),
+        };
+        let (uid, gid) = match node {
+            Node::SavedFile { .. } | Node::SavedQuery { .. } => (caller.uid, caller.gid),
+            _ => self.owner,
+        };
+        Attr {
+            ino,
+            size,
+            blocks: 0,
+            atime: self.born,
+            mtime: self.born,
+            ctime: self.born,
+            mode,
+            nlink: if mode & libc::S_IFMT == S_IFDIR { 2 } else { 1 },
+            uid,
+            gid,
+            rdev: 0,
+            blksize: 4_096,
+        }
+    }
+
+    /// What a name means in a directory of the control tree.
+    fn child(&self, caller: &Caller, parent: Node, name: &OsStr) -> Result<Node> {
+        let missing = || Error::NotFound(listed(name));
+        Ok(match parent {
+            Node::Root { scope } => root_child(scope, name).ok_or_else(missing)?,
+            Node::Search { scope, options } if options.is_empty() && is_options(name) => {
+                read_options(name)?;
+                Node::Search {
+                    scope,
+                    options: name.into(),
+                }
+            }
+            Node::Search { scope, options } => Node::Results(Arc::new(Listing {
+                scope,
+                source: read_query(name)?,
+                options,
+            })),
+            Node::Ask { scope, options } if options.is_empty() && is_options(name) => {
+                read_options(name)?;
+                Node::Ask {
+                    scope,
+                    options: name.into(),
+                }
+            }
+            Node::Ask { scope, options } => Node::AskFile(Arc::new(Listing {
+                scope,
+                source: read_query(name)?,
+                options,
+            })),
+            Node::Like { scope, path } => self.like_child(caller, scope, below(&path, name))?,
+            Node::Results(listing) if name == "results.jsonl" => Node::ResultsJsonl(listing),
+            Node::Results(listing) => match self.lists.get(&listing, caller.uid) {
+                Some(list) if list.target(name).is_some() => Node::ResultLink(listing, name.into()),
+                _ => return Err(missing()),
+            },
+            Node::Saved { scope } => {
+                self.knowledge.saved_get(caller, name)?;
+                Node::SavedQuery {
+                    scope,
+                    name: name.into(),
+                }
+            }
+            Node::SavedQuery { scope, name: query } => saved_child(scope, query, name).ok_or_else(missing)?,
+            _ => return Err(Error::Os(libc::ENOTDIR)),
+        })
+    }
+
+    /// A directory on the way to a file leads further down; a file is a list of results.
+    fn like_child(&self, caller: &Caller, scope: Scope, path: PathBuf) -> Result<Node> {
+        let kind = self.knowledge.file_type(caller, scope.dir, &path)?;
+        if kind == S_IFDIR {
+            return Ok(Node::Like { scope, path });
+        }
+        let listing = Listing {
+            scope,
+            source: Source::Like(path),
+            options: OsString::new(),
+        };
+        Ok(Node::Results(Arc::new(listing)))
+    }
+
+    /// The entries of a directory.
+    fn rows(&self, caller: &Caller, node: &Node) -> Result<Vec<DirRow>> {
+        let mut rows = Vec::new();
+        let mut add = |name: &OsStr, kind: u32, node: &Node| {
+            rows.push(DirRow {
+                name: name.into(),
+                kind,
+                ino: self.nodes.peek(node),
+            });
+        };
+        match node {
+            Node::Root { scope } => {
+                for name in ["search", "ask", "like", "q"] {
+                    if let Some(node) = root_child(*scope, OsStr::new(name)) {
+                        add(OsStr::new(name), S_IFDIR, &node);
+                    }
+                }
+                for (name, report) in Report::ALL {
+                    add(
+                        OsStr::new(name),
+                        S_IFREG,
+                        &Node::Report {
+                            scope: *scope,
+                            report,
+                        },
+                    );
+                }
+            }
+            Node::Results(listing) => {
+                let list = self.run(caller, listing)?;
+                for name in list.names() {
+                    add(name, S_IFLNK, &Node::ResultLink(listing.clone(), name.clone()));
+                }
+                add(
+                    OsStr::new("results.jsonl"),
+                    S_IFREG,
+                    &Node::ResultsJsonl(listing.clone()),
+                );
+            }
+            Node::Saved { scope } => {
+                for name in self.knowledge.saved_names(caller)? {
+                    add(
+                        &name,
+                        S_IFDIR,
+                        &Node::SavedQuery {
+                            scope: *scope,
+                            name: name.clone(),
+                        },
+                    );
+                }
+            }
+            Node::SavedQuery { scope, name } => {
+                for (file_name, file) in SavedFile::ALL {
+                    let node = Node::SavedFile {
+                        scope: *scope,
+                        name: name.clone(),
+                        file,
+                    };
+                    add(OsStr::new(file_name), S_IFREG, &node);
+                }
+                let listing = saved::listing(*scope, name);
+                add(OsStr::new("results"), S_IFDIR, &Node::Results(Arc::new(listing)));
+            }
+            // The names in `search`, `ask` and `like` are all that can be asked: they are not listed.
+            _ => {}
+        }
+        Ok(rows)
+    }
+
+    /// Runs the query of a listing and keeps the list for the lookups that follow.
+    pub(super) fn run(&self, caller: &Caller, listing: &Arc<Listing>) -> Result<Arc<ResultList>> {
+        let answer = self.answer(caller, listing)?;
+        let scope = self.knowledge.directory_path(listing.scope.dir)?;
+        let list = Arc::new(ResultList::new(answer, &scope, depth(listing)));
+        self.lists.put(listing.clone(), caller.uid, list.clone());
+        Ok(list)
+    }
+
+    /// The list that the caller was shown last.
+    fn frozen(&self, caller: &Caller, listing: &Arc<Listing>) -> Result<Arc<ResultList>> {
+        self.lists.get(listing, caller.uid).ok_or(Error::Os(libc::ENOENT))
+    }
+
+    fn answer(&self, caller: &Caller, listing: &Listing) -> Result<Answer> {
+        let options = if listing.options.is_empty() {
+            Options::default()
+        } else {
+            read_options(&listing.options)?
+        };
+        let saved;
+        let what = match &listing.source {
+            Source::Query(query) => What::Text(query),
+            Source::Like(path) => What::Like(path),
+            Source::Saved(name) => {
+                saved = self.knowledge.saved_get(caller, name)?;
+                saved.what()?
+            }
+        };
+        let request = Request {
+            caller,
+            scope: Some(listing.scope.dir),
+            what,
+            options: &options,
+            fresh: Fresh::default(),
+        };
+        self.knowledge.search(&request)
+    }
+
+    fn report(&self, scope: Scope, report: Report) -> Result<String> {
+        Ok(match report {
+            Report::Status => self.knowledge.status().text(),
+            Report::StatusJson => {
+                let mut status = self.knowledge.status().json();
+                // So that a program learns where in the tree it stands.
+                status["scope"] = path_text(&self.knowledge.directory_path(scope.dir)?).into();
+                format!("{status}\n")
+            }
+            Report::Metrics | Report::Events => (self.metrics)(),
+        })
+    }
+}
+
+/// How many directories a link of the list stands below the scope.
+fn depth(listing: &Listing) -> usize {
+    match &listing.source {
+        // .vexfs/search/<query>/ and .vexfs/search/@options/<query>/
+        Source::Query(_) => 3 + usize::from(!listing.options.is_empty()),
+        // .vexfs/like/<path>/
+        Source::Like(path) => 2 + path.components().count(),
+        // .vexfs/q/<name>/results/
+        Source::Saved(_) => 4,
+    }
+}
+
+fn root_child(scope: Scope, name: &OsStr) -> Option<Node> {
+    let name = name.to_str()?;
+    Some(match name {
+        "search" => Node::Search {
+            scope,
+            options: OsString::new(),
+        },
+        "ask" => Node::Ask {
+            scope,
+            options: OsString::new(),
+        },
+        "like" => Node::Like {
+            scope,
+            path: PathBuf::new(),
+        },
+        "q" => Node::Saved { scope },
+        _ => {
+            let (_, report) = Report::ALL.into_iter().find(|(known, _)| *known == name)?;
+            Node::Report { scope, report }
+        }
+    })
+}
+
+fn saved_child(scope: Scope, query: OsString, name: &OsStr) -> Option<Node> {
+    if name == "results" {
+        return Some(Node::Results(Arc::new(saved::listing(scope, &query))));
+    }
+    let (_, file) = SavedFile::ALL.into_iter().find(|(known, _)| name == *known)?;
+    Some(Node::SavedFile {
+        scope,
+        name: query,
+        file,
+    })
+}
+
+fn writable(node: &Node) -> bool {
+    matches!(node, Node::SavedFile { file, .. } if file.is_writable())
+}
+
+fn is_options(name: &OsStr) -> bool {
+    name.as_bytes().first() == Some(&b'@')
+}
+
+fn read_options(name: &OsStr) -> Result<Options> {
+    Options::parse(&unescape(name)?)
+}
+
+/// Checks the query here, so that a malformed one is EINVAL at the first look.
+fn read_query(name: &OsStr) -> Result<Source> {
+    let query = unescape(name)?;
+    parse::parse(&query)?;
+    Ok(Source::Query(query))
+}
+
+fn listed(name: &OsStr) -> String {
+    name_text(name)
+}

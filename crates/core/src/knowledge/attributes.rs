@@ -1,0 +1,216 @@
+//! `user.vexfs.*`: what is known and told of a file, under names of extended attributes.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::Knowledge;
+use super::vector_value;
+use crate::error::{Error, Result};
+use crate::fs::ops::Caller;
+use crate::ids::{FileId, NodeKey};
+use crate::store::file::FileRow;
+
+/// The prefix of the names.
+pub const PREFIX: &str = "user.vexfs.";
+/// How long a file that was just made may take to enter the catalog.
+const ENTER_WAIT: Duration = Duration::from_secs(5);
+/// The limit of the kernel (XATTR_SIZE_MAX).
+const VALUE_BYTES_MAX: usize = 65_536;
+
+/// A name, taken apart.
+enum Name<'a> {
+    Vec(&'a str),
+    Tag(&'a str),
+    Meta(&'a str),
+    State,
+    Id,
+    Generation,
+    Hash,
+}
+
+impl<'a> Name<'a> {
+    fn read(name: &'a OsStr) -> Result<Name<'a>> {
+        let text = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX))
+            .ok_or(Error::NoAttribute)?;
+        Ok(match text.split_once('.').unwrap_or((text, "")) {
+            ("vec", space) => Name::Vec(space),
+            ("tag", tag) if !tag.is_empty() => Name::Tag(tag),
+            ("meta", key) if !key.is_empty() => Name::Meta(key),
+            ("state", "") => Name::State,
+            ("id", "") => Name::Id,
+            ("generation", "") => Name::Generation,
+            ("hash", "") => Name::Hash,
+            _ => return Err(Error::NoAttribute),
+        })
+    }
+}
+
+impl Knowledge {
+    /// The value of an attribute of an inode.
+    pub fn xattr_get(&self, node: NodeKey, name: &OsStr) -> Result<Vec<u8>> {
+        let name = Name::read(name)?;
+        match (self.file_id(node), name) {
+            // The file is there, its event is on the way.
+            (None, Name::State) => Ok(b"pending".to_vec()),
+            (None, _) => Err(Error::NoAttribute),
+            (Some(file), name) => self.value(file, &name),
+        }
+    }
+
+    fn value(&self, file: FileId, name: &Name<'_>) -> Result<Vec<u8>> {
+        let row = |take: fn(FileRow) -> Option<Vec<u8>>| -> Result<Vec<u8>> {
+            self.store
+                .read(|rows| rows.file(file))?
+                .and_then(take)
+                .ok_or(Error::NoAttribute)
+        };
+        match name {
+            Name::Vec(space) => {
+                let vector = self
+                    .store
+                    .read(|rows| rows.vector(file, space))?
+                    .ok_or(Error::NoAttribute)?;
+                Ok(vector.value.iter().flat_map(|x| x.to_le_bytes()).collect())
+            }
+            Name::Tag(tag) => {
+                let tags = self.store.read(|rows| rows.tags(file))?;
+                tags.iter()
+                    .any(|known| known == tag)
+                    .then(|| b"1".to_vec())
+                    .ok_or(Error::NoAttribute)
+            }
+            Name::Meta(key) => self
+                .store
+                .read(|rows| rows.metadata(file, key))?
+                .ok_or(Error::NoAttribute),
+            Name::State => row(|row| Some(row.state.to_string().into_bytes())),
+            Name::Id => Ok(file.to_string().into_bytes()),
+            Name::Generation => row(|row| Some(row.indexed.to_string().into_bytes())),
+            Name::Hash => row(|row| {
+                row.hash.map(|h| {
+                    h.iter()
+                        .map(|b| format!("{b:02x}"))
+                        .collect::<String>()
+                        .into_bytes()
+                })
+            }),
+        }
+    }
+
+    /// Sets an attribute of an inode; durable when it returns. An error changes nothing.
+    pub fn xattr_set(&self, node: NodeKey, name: &OsStr, value: &[u8]) -> Result<()> {
+        let name = Name::read(name)?;
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(Error::Os(libc::E2BIG));
+        }
+        let file = self.entered(node)?;
+        match name {
+            Name::Vec(space) => {
+                self.spaces.set(file, space, &vector_value::read(value)?)?;
+            }
+            Name::Tag(tag) => {
+                self.store.write(|tx| tx.add_tag(file, tag))?;
+            }
+            Name::Meta(key) => {
+                self.store.write(|tx| tx.set_metadata(file, key, value))?;
+            }
+            Name::State | Name::Id | Name::Generation | Name::Hash => {
+                return Err(Error::NotPermitted("a read-only attribute"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes an attribute of an inode.
+    pub fn xattr_remove(&self, node: NodeKey, name: &OsStr) -> Result<()> {
+        let name = Name::read(name)?;
+        let file = self.file_id(node).ok_or(Error::NoAttribute)?;
+        match name {
+            Name::Vec(space) => {
+                self.spaces.remove(file, space)?;
+            }
+            Name::Tag(tag) => {
+                self.store.write(|tx| tx.remove_tag(file, tag))?;
+            }
+            Name::Meta(key) => {
+                self.store.write(|tx| tx.remove_metadata(file, key))?;
+            }
+            Name::State | Name::Id | Name::Generation | Name::Hash => {
+                return Err(Error::NotPermitted("a read-only attribute"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The names of what was set on an inode.
+    pub fn xattr_list(&self, node: NodeKey) -> Result<Vec<String>> {
+        let Some(file) = self.file_id(node) else {
+            return Ok(Vec::new());
+        };
+        self.store.read(|rows| {
+            let vectors = rows
+                .vector_spaces(file)?
+                .into_iter()
+                .map(|space| match space.as_str() {
+                    "" => format!("{PREFIX}vec"),
+                    space => format!("{PREFIX}vec.{space}"),
+                });
+            let tags = rows
+                .tags(file)?
+                .into_iter()
+                .map(|tag| format!("{PREFIX}tag.{tag}"));
+            let metadata = rows
+                .metadata_all(file)?
+                .into_iter()
+                .map(|(key, _)| format!("{PREFIX}meta.{key}"));
+            Ok(vectors.chain(tags).chain(metadata).collect())
+        })
+    }
+
+    /// As [`Knowledge::xattr_get`], by a path below the root, for a caller who may read the file.
+    pub fn xattr_get_at(&self, caller: &Caller, path: &Path, name: &OsStr) -> Result<Vec<u8>> {
+        self.xattr_get(self.node_at(caller, path, false)?, name)
+    }
+
+    /// As [`Knowledge::xattr_set`], by a path below the root, for a caller who may write the file.
+    pub fn xattr_set_at(&self, caller: &Caller, path: &Path, name: &OsStr, value: &[u8]) -> Result<()> {
+        self.xattr_set(self.node_at(caller, path, true)?, name, value)
+    }
+
+    /// As [`Knowledge::xattr_remove`], by a path below the root, for a caller who may write the file.
+    pub fn xattr_remove_at(&self, caller: &Caller, path: &Path, name: &OsStr) -> Result<()> {
+        self.xattr_remove(self.node_at(caller, path, true)?, name)
+    }
+
+    /// As [`Knowledge::xattr_list`], by a path below the root, for a caller who may read the file.
+    pub fn xattr_list_at(&self, caller: &Caller, path: &Path) -> Result<Vec<String>> {
+        self.xattr_list(self.node_at(caller, path, false)?)
+    }
+
+    fn file_id(&self, node: NodeKey) -> Option<FileId> {
+        self.store.mirror().id_of(node)
+    }
+
+    /// The file's id, waiting for its event where it was just made.
+    fn entered(&self, node: NodeKey) -> Result<FileId> {
+        let deadline = Instant::now() + ENTER_WAIT;
+        loop {
+            if let Some(file) = self.file_id(node) {
+                return Ok(file);
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::Os(libc::EAGAIN));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// Whether the name belongs to us.
+pub fn is_ours(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(PREFIX.as_bytes())
+}

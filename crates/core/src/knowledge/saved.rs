@@ -1,0 +1,91 @@
+//! Saved queries: named by their owner, kept in the store.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::query::parse;
+use crate::query::search::What;
+
+/// A saved query: a text, or a vector to search by.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SavedQuery {
+    /// The text in the query language, or empty.
+    pub query: String,
+    /// f32 little endian, or empty. It goes before the text.
+    pub vector: Vec<u8>,
+}
+
+impl SavedQuery {
+    /// What is searched for. A query that was made and never written is an error that says so.
+    pub fn what(&self) -> Result<What<'_>> {
+        if !self.vector.is_empty() {
+            return Ok(What::Vector {
+                space: None,
+                vector: floats(&self.vector)?,
+            });
+        }
+        if self.query.trim().is_empty() {
+            return Err(Error::Invalid(
+                "the query is empty: write its text to `query`".into(),
+            ));
+        }
+        Ok(What::Text(&self.query))
+    }
+
+    /// Sets the text, which must be a query.
+    pub fn set_query(&mut self, bytes: &[u8]) -> Result<()> {
+        let text = std::str::from_utf8(bytes).map_err(|e| Error::Query {
+            at: e.valid_up_to(),
+            what: "bytes that are not UTF-8".into(),
+            expected: "UTF-8".into(),
+        })?;
+        let text = text.trim_end_matches('\n');
+        if !text.trim().is_empty() {
+            parse::parse(text)?;
+        }
+        self.query = text.to_owned();
+        Ok(())
+    }
+
+    /// Sets the vector.
+    pub fn set_vector(&mut self, bytes: &[u8]) -> Result<()> {
+        floats(bytes)?;
+        self.vector = bytes.to_vec();
+        Ok(())
+    }
+}
+
+fn floats(bytes: &[u8]) -> Result<Vec<f32>> {
+    if !bytes.len().is_multiple_of(4) {
+        return Err(Error::Invalid(format!(
+            "vector of {} bytes, expected f32 little endian",
+            bytes.len()
+        )));
+    }
+    let (values, _) = bytes.as_chunks::<4>();
+    let vector: Vec<f32> = values.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    match vector.iter().position(|x| !x.is_finite()) {
+        Some(at) => Err(Error::Invalid(format!("vector component {at} is not finite"))),
+        None => Ok(vector),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vector_goes_before_the_text_and_bad_ones_change_nothing() {
+        let mut saved = SavedQuery::default();
+        assert!(saved.what().is_err());
+        saved.set_query(b"refunds\n").unwrap();
+        assert!(matches!(saved.what().unwrap(), What::Text("refunds")));
+        let before = saved.clone();
+        assert!(saved.set_vector(&[0, 0, 0]).is_err());
+        assert!(saved.set_vector(&f32::NAN.to_le_bytes()).is_err());
+        assert!(saved.set_query(b"\"no end").is_err());
+        assert_eq!(saved, before);
+        saved.set_vector(&1.5f32.to_le_bytes()).unwrap();
+        assert!(matches!(saved.what().unwrap(), What::Vector { vector, .. } if vector == [1.5]));
+    }
+}

@@ -1,0 +1,182 @@
+//! Spaces of vectors that programs set: their vectors are rows of the store, and an index over them is derived.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use vexfs_vector::{Batch, Database, Filter, Measure, SearchParams, Space, SpaceConfig};
+
+use super::search::vector_error;
+use crate::error::{Error, Result};
+use crate::ids::{FileId, Generation};
+use crate::store::Store;
+
+/// Before the name of a space in the vector database; the embedder's spaces have other names.
+const PREFIX: &str = "told.";
+/// Vectors that are written to a derived index at once.
+const BATCH: usize = 1_024;
+
+/// The spaces and their derived indexes.
+pub struct ToldSpaces {
+    store: Arc<Store>,
+    vectors: Arc<Database>,
+    /// One change of store and index at a time, so that the index gets them in the store's order.
+    changing: Mutex<()>,
+}
+
+impl ToldSpaces {
+    /// Opens the derived indexes and brings each up to its rows.
+    pub fn open(store: Arc<Store>, vectors: Arc<Database>) -> Result<ToldSpaces> {
+        let spaces = ToldSpaces {
+            store,
+            vectors,
+            changing: Mutex::new(()),
+        };
+        let rows = spaces.store.read(|rows| rows.spaces())?;
+        for info in spaces.vectors.spaces() {
+            let told = info.name.strip_prefix(PREFIX);
+            if told.is_some_and(|name| !rows.iter().any(|row| row.name == name)) {
+                spaces.vectors.drop_space(&info.name).map_err(vector_error)?;
+            }
+        }
+        for row in rows {
+            let up_to_date = spaces
+                .vectors
+                .space(&derived_name(&row.name))
+                .ok()
+                .and_then(|space| space.snapshot().committed_tag());
+            if up_to_date != Some(row.generation.0) {
+                spaces.rebuild(&row.name)?;
+            }
+        }
+        Ok(spaces)
+    }
+
+    /// Sets a file's vector: durable when it returns. The first vector of a space makes it. An error leaves the
+    /// vector that was there.
+    pub fn set(&self, file: FileId, space: &str, vector: &[f32]) -> Result<Generation> {
+        self.change(
+            space,
+            |tx| tx.set_vector(file, space, vector),
+            |batch| {
+                batch.upsert(file.0, vector);
+            },
+        )
+    }
+
+    /// Removes a file's vector.
+    pub fn remove(&self, file: FileId, space: &str) -> Result<Generation> {
+        self.change(
+            space,
+            |tx| tx.remove_vector(file, space),
+            |batch| {
+                batch.delete(file.0);
+            },
+        )
+    }
+
+    fn change(
+        &self,
+        space: &str,
+        rows: impl FnOnce(&mut crate::store::Tx<'_>) -> Result<()>,
+        index: impl FnOnce(&mut Batch),
+    ) -> Result<Generation> {
+        let _changing = self.changing.lock();
+        let before = self
+            .store
+            .read(|rows| rows.space(space))?
+            .map(|row| row.generation.0);
+        let ((), generation) = self.store.write(rows)?;
+        let derived = self.derived(space)?;
+        // A derived index that missed an earlier change is made anew; so is one whose change fails.
+        if before.is_some() && derived.snapshot().committed_tag() != before {
+            self.rebuild(space)?;
+            return Ok(generation);
+        }
+        let mut batch = Batch::new();
+        index(&mut batch);
+        batch.tag(generation.0);
+        if let Err(error) = derived.apply(&batch) {
+            tracing::warn!(space, %error, "the index of a space is made anew");
+            self.rebuild(space)?;
+        }
+        Ok(generation)
+    }
+
+    /// The best `k` files by a space's vectors among those that `passes` lets pass, with their similarities.
+    pub fn search(
+        &self,
+        space: &str,
+        vector: &[f32],
+        k: usize,
+        passes: &(dyn Fn(FileId) -> bool + Sync),
+    ) -> Result<Vec<(FileId, f32)>> {
+        let row = self.store.read(|rows| rows.space(space))?;
+        let row = row.ok_or_else(|| Error::NotFound(format!("space {space:?}")))?;
+        if vector.len() != row.dim as usize {
+            return Err(Error::Invalid(format!(
+                "vector of {} components, space {space:?} has {}",
+                vector.len(),
+                row.dim
+            )));
+        }
+        let test = |id: u64| passes(FileId(id));
+        let params = SearchParams::new(k).filter(Filter::Predicate {
+            test: &test,
+            selectivity: 0.5,
+        });
+        let found = self
+            .derived(space)?
+            .search(vector, &params)
+            .map_err(vector_error)?;
+        Ok(found
+            .iter()
+            .map(|near| (FileId(near.id), 1.0 - near.distance))
+            .collect())
+    }
+
+    fn derived(&self, space: &str) -> Result<Arc<Space>> {
+        let name = derived_name(space);
+        if let Ok(space) = self.vectors.space(&name) {
+            return Ok(space);
+        }
+        let row = self.store.read(|rows| rows.space(space))?;
+        let row = row.ok_or_else(|| Error::NotFound(format!("space {space:?}")))?;
+        let measure = match row.measure.as_str() {
+            "dot" => Measure::Dot,
+            "l2" => Measure::L2,
+            _ => Measure::Cosine,
+        };
+        self.vectors
+            .create_space(&name, SpaceConfig::new(row.dim as usize, measure))
+            .map_err(vector_error)
+    }
+
+    /// Makes the derived index of a space anew from its rows.
+    pub fn rebuild(&self, space: &str) -> Result<()> {
+        let name = derived_name(space);
+        if self.vectors.spaces().iter().any(|info| info.name == name) {
+            self.vectors.drop_space(&name).map_err(vector_error)?;
+        }
+        let derived = self.derived(space)?;
+        let (mut batch, mut waiting) = (Batch::new(), 0);
+        let generation = self.store.read(|rows| {
+            rows.each_vector(space, |file, vector| {
+                batch.upsert(file.0, &vector);
+                waiting += 1;
+                if waiting == BATCH {
+                    waiting = 0;
+                    derived.apply(&std::mem::take(&mut batch)).map_err(vector_error)?;
+                }
+                Ok(())
+            })?;
+            Ok(rows.space(space)?.map_or(0, |row| row.generation.0))
+        })?;
+        batch.tag(generation);
+        derived.apply(&batch).map_err(vector_error)?;
+        Ok(())
+    }
+}
+
+fn derived_name(space: &str) -> String {
+    format!("{PREFIX}{space}")
+}

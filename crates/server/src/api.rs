@@ -1,0 +1,244 @@
+//! The routes. Paths in requests are below the root of the mount; a body or query that is malformed is refused with
+//! what was expected.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use vexfs_core::fs::ops::Caller;
+use vexfs_core::knowledge::Knowledge;
+use vexfs_core::query::options::Options;
+use vexfs_core::query::search::{Fresh, Request, What};
+use vexfs_core::{Error, Result};
+
+use crate::peer::Peer;
+
+/// Bytes of a request body: 16,384 components as JSON text fit several times.
+const BODY_BYTES_MAX: usize = 4 << 20;
+
+pub(crate) fn routes(knowledge: Arc<Knowledge>) -> Router {
+    Router::new()
+        .route("/v1/search", post(search))
+        .route("/v1/ask", post(ask))
+        .route("/v1/status", get(status))
+        .route("/v1/wait", post(wait))
+        .route("/v1/index/why", get(why))
+        .route("/v1/index/rebuild", post(rebuild))
+        .route("/v1/xattr", get(xattr_get).put(xattr_set).delete(xattr_remove))
+        .route("/v1/xattrs", get(xattr_list))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(knowledge)
+}
+
+/// A search by text, by example (`like`) or by vector.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SearchBody {
+    #[serde(default)]
+    query: Option<String>,
+    #[serde(default)]
+    like: Option<PathBuf>,
+    #[serde(default)]
+    vector: Option<Vec<f32>>,
+    /// The directory to search below; the root when absent.
+    #[serde(default)]
+    path: PathBuf,
+    #[serde(default)]
+    options: Option<String>,
+    #[serde(default)]
+    require_fresh: bool,
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+impl SearchBody {
+    fn read(body: &[u8]) -> Result<SearchBody> {
+        serde_json::from_slice(body).map_err(|e| Error::Invalid(format!("JSON body: {e}")))
+    }
+
+    fn run<T>(
+        &self,
+        knowledge: &Knowledge,
+        caller: &Caller,
+        verb: impl Fn(&Request<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let options: Options = match &self.options {
+            Some(text) => Options::parse(text)?,
+            None => Options::default(),
+        };
+        let what = match (&self.query, &self.like, &self.vector) {
+            (Some(query), None, None) => What::Text(query),
+            (None, Some(path), None) => What::Like(path),
+            (None, None, Some(vector)) => What::Vector {
+                space: options.space.clone(),
+                vector: vector.clone(),
+            },
+            _ => return Err(Error::Invalid("one of query, like, vector is expected".into())),
+        };
+        let fresh = Fresh {
+            require: self.require_fresh,
+            wait: Duration::from_millis(self.wait_ms),
+        };
+        let scope = Some(knowledge.directory_at(caller, &self.path)?);
+        verb(&Request {
+            caller,
+            scope,
+            what,
+            options: &options,
+            fresh,
+        })
+    }
+}
+
+type Shared = State<Arc<Knowledge>>;
+type From = ConnectInfo<Peer>;
+
+async fn search(State(knowledge): Shared, from: From, body: Bytes) -> Response {
+    verb(from, move |caller| {
+        let answer = SearchBody::read(&body)?.run(&knowledge, caller, |request| knowledge.search(request))?;
+        Ok(answer.json())
+    })
+    .await
+}
+
+async fn ask(State(knowledge): Shared, from: From, body: Bytes) -> Response {
+    verb(from, move |caller| {
+        let answer = SearchBody::read(&body)?.run(&knowledge, caller, |request| knowledge.search(request))?;
+        let mut object = answer.json();
+        object["text"] = json!(vexfs_core::query::ask::render(&answer));
+        Ok(object)
+    })
+    .await
+}
+
+async fn status(State(knowledge): Shared, from: From) -> Response {
+    verb(from, move |_| Ok(knowledge.status().json())).await
+}
+
+#[derive(Deserialize)]
+struct WaitBody {
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+async fn wait(State(knowledge): Shared, from: From, body: Bytes) -> Response {
+    verb(from, move |_| {
+        let body: WaitBody =
+            serde_json::from_slice(&body).map_err(|e| Error::Invalid(format!("JSON body: {e}")))?;
+        let idle = knowledge.wait_idle(Duration::from_millis(body.wait_ms));
+        let mut status = knowledge.status().json();
+        status["idle"] = json!(idle);
+        Ok(status)
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+struct PathQuery {
+    path: PathBuf,
+}
+
+async fn why(State(knowledge): Shared, from: From, Query(at): Query<PathQuery>) -> Response {
+    verb(from, move |caller| knowledge.why(caller, &at.path)).await
+}
+
+async fn rebuild(State(knowledge): Shared, from: From) -> Response {
+    verb(from, move |caller| {
+        knowledge.rebuild(caller)?;
+        Ok(knowledge.status().json())
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+struct XattrQuery {
+    path: PathBuf,
+    name: String,
+}
+
+/// What was set on a file, under the names of INTERFACE section 4: the value as it is.
+async fn xattr_get(State(knowledge): Shared, from: From, Query(at): Query<XattrQuery>) -> Response {
+    bytes(from, move |caller| {
+        knowledge.xattr_get_at(caller, &at.path, at.name.as_ref())
+    })
+    .await
+}
+
+async fn xattr_set(
+    State(knowledge): Shared,
+    from: From,
+    Query(at): Query<XattrQuery>,
+    body: Bytes,
+) -> Response {
+    verb(from, move |caller| {
+        knowledge.xattr_set_at(caller, &at.path, at.name.as_ref(), &body)?;
+        Ok(json!({}))
+    })
+    .await
+}
+
+async fn xattr_remove(State(knowledge): Shared, from: From, Query(at): Query<XattrQuery>) -> Response {
+    verb(from, move |caller| {
+        knowledge.xattr_remove_at(caller, &at.path, at.name.as_ref())?;
+        Ok(json!({}))
+    })
+    .await
+}
+
+async fn xattr_list(State(knowledge): Shared, from: From, Query(at): Query<PathQuery>) -> Response {
+    verb(from, move |caller| {
+        Ok(json!(knowledge.xattr_list_at(caller, &at.path)?))
+    })
+    .await
+}
+
+/// Runs a verb for the peer on a blocking thread and gives its JSON.
+async fn verb(from: From, run: impl FnOnce(&Caller) -> Result<Value> + Send + 'static) -> Response {
+    match as_peer(from, run).await {
+        Ok(value) => axum::Json(value).into_response(),
+        Err(error) => refusal(&error),
+    }
+}
+
+async fn bytes(from: From, run: impl FnOnce(&Caller) -> Result<Vec<u8>> + Send + 'static) -> Response {
+    match as_peer(from, run).await {
+        Ok(value) => ([(header::CONTENT_TYPE, "application/octet-stream")], value).into_response(),
+        Err(error) => refusal(&error),
+    }
+}
+
+async fn as_peer<T: Send + 'static>(
+    ConnectInfo(peer): From,
+    run: impl FnOnce(&Caller) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let caller = peer.0.ok_or(Error::Denied)?;
+    match tokio::task::spawn_blocking(move || run(&caller)).await {
+        Ok(result) => result,
+        Err(panic) => {
+            tracing::error!("a request failed: {panic}");
+            Err(Error::Os(5))
+        }
+    }
+}
+
+/// An error as JSON: its text, its errno, and the HTTP status nearest to it.
+fn refusal(error: &Error) -> Response {
+    let status = match error {
+        Error::Invalid(_) | Error::Query { .. } => StatusCode::BAD_REQUEST,
+        Error::NotFound(_) | Error::NoAttribute => StatusCode::NOT_FOUND,
+        Error::Denied | Error::NotPermitted(_) => StatusCode::FORBIDDEN,
+        Error::Exists(_) | Error::Conflict(_) => StatusCode::CONFLICT,
+        Error::NotFresh { .. } => StatusCode::PRECONDITION_FAILED,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    let body = json!({"error": {"message": error.to_string(), "errno": error.errno()}});
+    (status, axum::Json(body)).into_response()
+}

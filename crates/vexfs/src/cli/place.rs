@@ -1,0 +1,92 @@
+//! Who answers for a path: the daemon of the mount that it lies in, or, without a mount, this process for the time of
+//! the command, on the same store.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::Value;
+
+use super::client::Client;
+use super::failure::Failure;
+use crate::service::Unmounted;
+
+/// Where to look without a mount.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct At {
+    /// Search this directory's store without a mount
+    #[arg(short = 'C', long = "directory", value_name = "DIR", global = true)]
+    directory: Option<PathBuf>,
+}
+
+/// Who answers, and the path as they know it.
+pub(crate) struct Found {
+    pub(crate) client: Client,
+    /// The path below the root of the mount or directory.
+    pub(crate) below_root: PathBuf,
+    /// Keeps the store of an unmounted directory open for the time of the command.
+    _unmounted: Option<Unmounted>,
+}
+
+impl At {
+    /// Who answers for `path`, which is relative to `-C DIR` where that is given.
+    pub(crate) fn find(&self, path: &Path) -> Result<Found, Failure> {
+        match &self.directory {
+            Some(directory) => in_directory(directory, path),
+            None => in_mount(path)?.ok_or_else(|| {
+                Failure::no_daemon(format!(
+                    "{} is in no VexFS mount; -C DIR searches a directory without one",
+                    path.display()
+                ))
+            }),
+        }
+    }
+}
+
+fn in_directory(directory: &Path, path: &Path) -> Result<Found, Failure> {
+    let full = directory.join(path);
+    // A mounted directory is answered by its daemon, whichever way it is named.
+    if let Some(found) = in_mount(&full)? {
+        return Ok(found);
+    }
+    let root = std::fs::canonicalize(directory).map_err(|e| Failure::from_io(&e, directory))?;
+    let full = std::fs::canonicalize(&full).map_err(|e| Failure::from_io(&e, &full))?;
+    let below_root = full
+        .strip_prefix(&root)
+        .map_err(|_| Failure::usage(format!("{} is not below {}", path.display(), directory.display())))?
+        .to_owned();
+    let unmounted = Unmounted::open(&root)?;
+    Ok(Found {
+        client: Client::new(unmounted.socket()),
+        below_root,
+        _unmounted: Some(unmounted),
+    })
+}
+
+/// Asks the control directory of the path's directory. `None` when the path is in no mount of ours.
+fn in_mount(path: &Path) -> Result<Option<Found>, Failure> {
+    let full = std::path::absolute(path).map_err(|e| Failure::from_io(&e, path))?;
+    let (dir, name) = match std::fs::symlink_metadata(&full) {
+        Ok(meta) if meta.is_dir() => (full.as_path(), None),
+        Ok(_) => (full.parent().unwrap_or(Path::new("/")), full.file_name()),
+        Err(e) => return Err(Failure::from_io(&e, path)),
+    };
+    let report = dir.join(".vexfs/status.json");
+    let Ok(text) = std::fs::read(&report) else {
+        return Ok(None);
+    };
+    let status: Value =
+        serde_json::from_slice(&text).map_err(|e| Failure::usage(format!("{}: {e}", report.display())))?;
+    let (Some(socket), Some(scope)) = (status["socket"].as_str(), status["scope"].as_str()) else {
+        return Err(Failure::no_daemon(format!(
+            "{} is mounted without an API socket",
+            dir.display()
+        )));
+    };
+    let mut below_root = PathBuf::from(scope);
+    below_root.extend(name);
+    Ok(Some(Found {
+        client: Client::new(socket.into()),
+        below_root,
+        _unmounted: None,
+    }))
+}

@@ -1,0 +1,151 @@
+//! What is known of a tree, served on a Unix socket: by the daemon of a mount, or, without one, by a command for as
+//! long as it runs.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vexfs_core::knowledge::{IndexMode, Knowledge, KnowledgeOptions};
+use vexfs_core::store::dir::{StoreDir, StoreLock};
+use vexfs_mount::options::{Index, MountOptions};
+use vexfs_mount::place::Place;
+use vexfs_server::Server;
+
+use crate::cli::failure::Failure;
+
+/// The socket in the store directory.
+const STORE_SOCKET: &str = "socket";
+/// Longest path of a socket that every system takes (`sun_path` without its end).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// The knowledge of a tree, and its API. Dropping it stops both.
+pub(crate) struct Service {
+    knowledge: Arc<Knowledge>,
+    socket: PathBuf,
+    servers: Vec<Server>,
+    public: Option<PathBuf>,
+}
+
+impl Service {
+    /// For a mount.
+    pub(crate) fn start(
+        place: &Place,
+        options: &MountOptions,
+        store: &StoreDir,
+    ) -> vexfs_core::Result<Service> {
+        let index = match options.index {
+            Index::OnClose => IndexMode::OnClose,
+            Index::Sync => IndexMode::Sync,
+            Index::Manual => IndexMode::Manual,
+        };
+        let root = place.source_dir.try_clone()?;
+        Service::open(root, &place.source, Some(&place.mountpoint), index, store)
+    }
+
+    fn open(
+        root: std::os::fd::OwnedFd,
+        source: &Path,
+        mountpoint: Option<&Path>,
+        index: IndexMode,
+        store: &StoreDir,
+    ) -> vexfs_core::Result<Service> {
+        // The store may lie below the mountpoint, or be readable to its owner only: others reach the daemon here.
+        let public = mountpoint.and_then(|_| public_socket());
+        let in_store = store.path().join(STORE_SOCKET);
+        let socket = public
+            .clone()
+            .unwrap_or_else(|| store.location().join(STORE_SOCKET));
+        let knowledge = Knowledge::open(
+            root,
+            KnowledgeOptions {
+                source: source.to_owned(),
+                store: store.path(),
+                store_location: store.location().to_owned(),
+                mountpoint: mountpoint.map(Path::to_owned),
+                socket: Some(socket.clone()),
+                index,
+            },
+        )?;
+        let mut servers = vec![Server::start(listen(&in_store, 0o600)?, knowledge.clone())?];
+        if let Some(public) = &public {
+            servers.push(Server::start(listen(public, 0o666)?, knowledge.clone())?);
+        }
+        Ok(Service {
+            knowledge,
+            socket: public.clone().unwrap_or(in_store),
+            servers,
+            public,
+        })
+    }
+
+    /// The verbs.
+    pub(crate) fn knowledge(&self) -> &Arc<Knowledge> {
+        &self.knowledge
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.servers.clear();
+        self.knowledge.stop();
+        if let Some(public) = &self.public {
+            let _ = std::fs::remove_file(public);
+        }
+    }
+}
+
+/// A socket that other users can reach: `/run/vexfs` for root, `$XDG_RUNTIME_DIR/vexfs` for others, named by the
+/// daemon's process id. None where there is no such directory.
+fn public_socket() -> Option<PathBuf> {
+    let dir = if rustix::process::geteuid().is_root() {
+        PathBuf::from("/run/vexfs")
+    } else {
+        PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?).join("vexfs")
+    };
+    std::fs::create_dir_all(&dir).ok()?;
+    std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o755)).ok()?;
+    let socket = dir.join(format!("{}.sock", std::process::id()));
+    (socket.as_os_str().len() <= SOCKET_PATH_MAX).then_some(socket)
+}
+
+/// Binds a socket in place of one that a dead daemon left.
+fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode))?;
+    Ok(listener)
+}
+
+/// The store of a directory that is not mounted, open for the time of a command. Its tree is scanned first, so that
+/// what changed meanwhile is found.
+pub(crate) struct Unmounted {
+    service: Service,
+    _lock: StoreLock,
+    _store: StoreDir,
+}
+
+impl Unmounted {
+    /// Opens the store of a directory, making it where there is none.
+    pub(crate) fn open(directory: &Path) -> Result<Unmounted, Failure> {
+        let store = StoreDir::open_or_create(directory, None, ".vexfs".as_ref())?;
+        let lock = store.lock()?;
+        let root = std::fs::File::open(directory).map_err(|e| Failure::from_io(&e, directory))?;
+        let service = Service::open(root.into(), directory, None, IndexMode::OnClose, &store)?;
+        service.knowledge.scan()?;
+        Ok(Unmounted {
+            service,
+            _lock: lock,
+            _store: store,
+        })
+    }
+
+    /// Where to talk to it.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.service.socket.clone()
+    }
+}

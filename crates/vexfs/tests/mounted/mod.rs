@@ -1,0 +1,143 @@
+//! A mount for a test: made by the command as a user makes it, taken away at the end, and cut off by a watchdog if
+//! the test hangs.
+
+#![allow(clippy::unwrap_used, reason = "a test says enough by failing")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// A test that takes longer than this has hung.
+const WATCHDOG: Duration = Duration::from_secs(120);
+
+/// A mounted temporary directory.
+pub(crate) struct Mounted {
+    dir: tempfile::TempDir,
+    done: Arc<AtomicBool>,
+}
+
+impl Mounted {
+    /// Makes the files and mounts their directory with the given options.
+    pub(crate) fn with(files: &[(&str, &str)], options: &[&str]) -> Mounted {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::create_dir(dir.path().join("source")).expect("an empty directory");
+        std::fs::create_dir(dir.path().join("mnt")).expect("an empty directory");
+        let mounted = Mounted {
+            dir,
+            done: Arc::default(),
+        };
+        for (name, text) in files {
+            let path = mounted.source().join(name);
+            std::fs::create_dir_all(path.parent().expect("files have a directory")).expect("directories");
+            std::fs::write(path, text).expect("a file");
+        }
+        mounted.mount(options);
+        mounted.watch();
+        mounted
+    }
+
+    pub(crate) fn source(&self) -> PathBuf {
+        self.dir.path().join("source")
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.path().join("mnt")
+    }
+
+    pub(crate) fn join(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.path().join(path)
+    }
+
+    pub(crate) fn mount(&self, options: &[&str]) {
+        let (source, mountpoint) = (self.source(), self.path());
+        let mut args = vec![
+            "mount",
+            source.to_str().expect("UTF-8"),
+            mountpoint.to_str().expect("UTF-8"),
+        ];
+        args.extend_from_slice(options);
+        let output = vexfs(&args);
+        assert!(
+            output.status.success(),
+            "mount: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    pub(crate) fn umount(&self) {
+        let output = vexfs(&["umount", self.path().to_str().expect("UTF-8")]);
+        assert!(
+            output.status.success(),
+            "umount: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    /// Waits until every change is searchable.
+    pub(crate) fn settle(&self) {
+        let output = vexfs(&[
+            "status",
+            "--watch",
+            "--json",
+            self.path().to_str().expect("UTF-8"),
+        ]);
+        assert!(
+            output.status.success(),
+            "status: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    /// The names in a directory of the mount, as `ls` shows them.
+    pub(crate) fn ls(&self, path: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.join(path)).unwrap_or_else(|e| panic!("ls {path}: {e}"));
+        let mut names: Vec<String> = entries
+            .map(|e| e.expect("an entry").file_name().into_string().expect("UTF-8"))
+            .collect();
+        names.sort();
+        names
+    }
+
+    pub(crate) fn read(&self, path: &str) -> String {
+        std::fs::read_to_string(self.join(path)).unwrap_or_else(|e| panic!("cat {path}: {e}"))
+    }
+
+    /// Cuts the connection when the test hangs, so that every waiting system call fails and the test with it.
+    fn watch(&self) {
+        let (done, mountpoint) = (self.done.clone(), self.path());
+        std::thread::spawn(move || {
+            let end = Instant::now() + WATCHDOG;
+            while Instant::now() < end {
+                if done.load(Ordering::Relaxed) {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            eprintln!("watchdog: the mount is cut off");
+            let _ = Command::new("umount").arg("-fl").arg(mountpoint).status();
+            std::process::abort();
+        });
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+        let _ = vexfs(&["umount", self.path().to_str().unwrap_or_default()]);
+    }
+}
+
+/// Runs the command.
+pub(crate) fn vexfs(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vexfs"))
+        .args(args)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("the command runs")
+}
+
+pub(crate) fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
