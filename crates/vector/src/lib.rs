@@ -25,6 +25,7 @@
 mod database;
 mod error;
 pub mod graph;
+pub mod io;
 mod journal;
 pub mod kernel;
 mod manifest;

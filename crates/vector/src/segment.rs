@@ -1,21 +1,24 @@
 //! A segment: immutable rows, ordered by id, in memory or in a mapped file.
 //!
 //! Because ids ascend, a range of ids is a range of rows, and an id is found by binary search. The rows are kept as
-//! the caller gave them (rounded to the element type); cosine spaces have each row's length in a column of its own.
+//! the caller gave them (rounded to the element type).
 
+mod codes;
 mod column;
 mod merge;
 pub(crate) mod sealed;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use half::f16;
 
 use crate::error::{Error, Result};
-use crate::measure::Measure;
+use crate::scan::{RowSlice, Rows};
 use crate::space::{Element, SpaceConfig};
 use crate::storage::Storage;
+pub(crate) use codes::{Codes, codes_path, write_codes};
 use column::Column;
 pub(crate) use merge::{MergeRows, write_rows};
 use sealed::{Kind, Label, Sealed};
@@ -27,7 +30,6 @@ mod tag {
     pub(super) const IDS: u32 = 1;
     pub(super) const ROWS: u32 = 2;
     pub(super) const SCALES: u32 = 3;
-    pub(super) const LENGTHS: u32 = 4;
 }
 
 /// The path of a segment's rows in a space's directory.
@@ -42,9 +44,8 @@ pub(crate) struct Segment {
     components: Components,
     /// The factor of each row's components (element I8), else empty.
     scales: Column<f32>,
-    /// The Euclidean length of each row (measure cosine), else empty.
-    lengths: Column<f32>,
     file: Option<Sealed>,
+    codes: OnceLock<Option<Codes>>,
 }
 
 /// The components of all rows, row after row.
@@ -71,14 +72,14 @@ impl Segment {
             Element::F16 => Components::F16(Column::default()),
             Element::I8 => Components::I8(Column::default()),
         };
-        let (ids, scales, lengths) = (Column::default(), Column::default(), Column::default());
+        let (ids, scales) = (Column::default(), Column::default());
         Segment {
             config,
             ids,
             components,
             scales,
-            lengths,
             file: None,
+            codes: OnceLock::new(),
         }
     }
 
@@ -109,29 +110,46 @@ impl Segment {
         let components = components.ok_or_else(corrupt)?;
         let scaled = if config.element == Element::I8 { rows } else { 0 };
         let scales = column(&file, tag::SCALES, scaled).ok_or_else(corrupt)?;
-        let measured = if config.measure == Measure::Cosine {
-            rows
-        } else {
-            0
-        };
-        let lengths = column(&file, tag::LENGTHS, measured).ok_or_else(corrupt)?;
-        // Both columns are small, and every search needs them.
-        for small in [tag::SCALES, tag::LENGTHS] {
-            if !file.section(small).is_some_and(|at| file.readable(at)) {
-                return Err(Error::corrupt(
-                    &path,
-                    "the checksum of scales or lengths does not fit",
-                ));
-            }
+        // The column is small, and every search needs it.
+        if !file.section(tag::SCALES).is_some_and(|at| file.readable(at)) {
+            return Err(Error::corrupt(&path, "the scales' checksum does not fit"));
         }
         Ok(Segment {
             config,
             ids,
             components,
             scales,
-            lengths,
             file: Some(file),
+            codes: OnceLock::new(),
         })
+    }
+
+    /// Opens the codes beside the rows of a file. Without them the rows are scanned exactly.
+    pub(crate) fn open_codes(&self, storage: &dyn Storage, dir: &Path) -> Result<()> {
+        let codes = Codes::open(storage, dir, self)?;
+        let _ = self.codes.set(Some(codes));
+        Ok(())
+    }
+
+    /// Whether [`Segment::codes`] has byte codes, or would make them.
+    pub(crate) fn has_byte_codes(&self) -> bool {
+        match &self.file {
+            None => self.len() >= codes::ROWS_MIN,
+            Some(_) => matches!(self.codes.get(), Some(Some(_))),
+        }
+    }
+
+    /// Whether [`Segment::codes`] has one-bit codes.
+    pub(crate) fn has_onebit_codes(&self) -> bool {
+        matches!(self.codes.get(), Some(Some(codes)) if codes.has_onebit())
+    }
+
+    /// The codes, if the segment has any.
+    pub(crate) fn codes(&self) -> Option<&Codes> {
+        match &self.file {
+            None => self.codes.get_or_init(|| Codes::of_memory(self)).as_ref(),
+            Some(_) => self.codes.get()?.as_ref(),
+        }
     }
 
     /// Appends a row. Its id must be larger than all before.
@@ -139,9 +157,6 @@ impl Segment {
         debug_assert_eq!(vector.len(), self.config.dim);
         debug_assert!(self.ids.last().is_none_or(|&last| last < id));
         self.ids.owned().push(id);
-        if self.config.measure == Measure::Cosine {
-            self.lengths.owned().push(length(vector));
-        }
         match &mut self.components {
             Components::F32(all) => all.owned().extend_from_slice(vector),
             Components::F16(all) => all.owned().extend(vector.iter().map(|&x| f16::from_f32(x))),
@@ -159,9 +174,6 @@ impl Segment {
     /// Appends a row of another segment of the same space.
     pub(crate) fn push_row(&mut self, from: &Segment, row: usize) {
         self.ids.owned().push(from.ids[row]);
-        if let Some(&length) = from.lengths.get(row) {
-            self.lengths.owned().push(length);
-        }
         match (&mut self.components, from.row(row)) {
             (Components::F32(all), Row::F32(one)) => all.owned().extend_from_slice(one),
             (Components::F16(all), Row::F16(one)) => all.owned().extend_from_slice(one),
@@ -220,12 +232,6 @@ impl Segment {
         }
     }
 
-    /// The Euclidean length of a row in a cosine space; 1 elsewhere.
-    #[inline]
-    pub(crate) fn length(&self, row: usize) -> f32 {
-        self.lengths.get(row).copied().unwrap_or(1.0)
-    }
-
     /// Appends a row's components to `out`.
     pub(crate) fn read(&self, row: usize, out: &mut Vec<f32>) {
         match self.row(row) {
@@ -235,9 +241,10 @@ impl Segment {
         }
     }
 
-    /// The file, unless the segment is in memory.
-    pub(crate) fn file(&self) -> Option<&Sealed> {
-        self.file.as_ref()
+    /// The files: none if the segment is in memory, else rows and, if there, codes.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Sealed> {
+        let codes = self.codes.get().and_then(|codes| codes.as_ref()?.file());
+        self.file.iter().chain(codes)
     }
 
     /// The number of the file; 0 for a segment in memory.
@@ -247,8 +254,44 @@ impl Segment {
 
     /// Bytes that the rows take.
     pub(crate) fn bytes(&self) -> u64 {
-        let per_row = self.config.row_bytes() + 8 + 4 * usize::from(!self.scales.is_empty());
-        (self.len() * (per_row + 4 * usize::from(!self.lengths.is_empty()))) as u64
+        let per_row = self.config.row_bytes() + 8 + if self.config.element == Element::I8 { 4 } else { 0 };
+        (self.len() * per_row) as u64
+    }
+
+    /// Some of the rows, for scans that count from the first of them.
+    pub(crate) fn rows_from(&self, first: usize, end: usize) -> RowsFrom<'_> {
+        RowsFrom {
+            segment: self,
+            first,
+            end,
+        }
+    }
+}
+
+/// The rows `first..end` of a segment.
+pub(crate) struct RowsFrom<'a> {
+    segment: &'a Segment,
+    first: usize,
+    end: usize,
+}
+
+impl Rows for RowsFrom<'_> {
+    fn dim(&self) -> usize {
+        self.segment.config.dim
+    }
+
+    fn len(&self) -> usize {
+        self.end - self.first
+    }
+
+    fn run(&self, row: u32) -> RowSlice<'_> {
+        let row = self.first + row as usize;
+        let at = row * self.segment.config.dim;
+        match &self.segment.components {
+            Components::F32(all) => RowSlice::F32(&all[at..]),
+            Components::F16(all) => RowSlice::F16(&all[at..]),
+            Components::I8(all) => RowSlice::I8(&all[at..], &self.segment.scales[row..]),
+        }
     }
 }
 
@@ -263,13 +306,4 @@ fn label(number: u64, rows: u64, config: SpaceConfig) -> Label {
 
 fn column<T: bytemuck::Pod>(file: &Sealed, tag: u32, count: usize) -> Option<Column<T>> {
     Column::mapped(file.map(), file.section(tag)?, count)
-}
-
-/// The Euclidean length of a vector, summed in f64 so that it cannot overflow.
-pub(crate) fn length(vector: &[f32]) -> f32 {
-    vector
-        .iter()
-        .map(|&x| f64::from(x) * f64::from(x))
-        .sum::<f64>()
-        .sqrt() as f32
 }

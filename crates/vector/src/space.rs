@@ -13,6 +13,9 @@ mod config;
 mod dead;
 mod open;
 mod pages;
+#[cfg(test)]
+mod power_loss;
+mod scan;
 mod search;
 mod snapshot;
 mod state;
@@ -28,6 +31,8 @@ use parking_lot::Mutex;
 
 use crate::error::Result;
 use crate::measure::Neighbor;
+use crate::segment::Segment;
+use crate::segment::sealed::Sealed;
 use crate::storage::Storage;
 pub use batch::Batch;
 use bell::Bell;
@@ -153,7 +158,8 @@ impl Space {
             file_bytes: state
                 .files
                 .iter()
-                .filter_map(|view| Some(view.segment.file()?.len()))
+                .flat_map(|view| view.segment.files())
+                .map(|file| file.len())
                 .sum(),
             memory_rows: state.runs.iter().map(|view| view.segment.len() as u64).sum(),
             memory_bytes: state.memory_bytes(),
@@ -164,24 +170,24 @@ impl Space {
     /// What was found wrong with the files, at open and since: these bytes are not served.
     pub fn findings(&self) -> Vec<Finding> {
         let mut findings = self.findings.lock().clone();
-        let state = self.state.load();
-        for file in state.files.iter().filter_map(|view| view.segment.file()) {
-            findings.extend(file.bad_blocks().into_iter().map(|at| bad_block(file.path(), at)));
-        }
+        findings.extend(
+            self.state
+                .load()
+                .files
+                .iter()
+                .flat_map(|view| damage(&view.segment)),
+        );
         findings
     }
 
     /// Reads every byte of every segment and returns all findings.
     pub fn verify(&self) -> Vec<Finding> {
-        for file in self
-            .state
+        self.state
             .load()
             .files
             .iter()
-            .filter_map(|view| view.segment.file())
-        {
-            file.scrub();
-        }
+            .flat_map(|view| view.segment.files())
+            .for_each(|file| file.scrub());
         self.findings()
     }
 
@@ -197,10 +203,18 @@ impl Space {
     }
 }
 
-fn bad_block(file: &std::path::Path, at: u64) -> Finding {
-    let what = format!("the checksum of the block at byte {at} does not fit; its rows are not served");
-    Finding {
-        file: file.display().to_string(),
-        what,
-    }
+/// The bad blocks of a segment's files, as far as they have been read.
+fn damage(segment: &Segment) -> Vec<Finding> {
+    let of = |file: &Sealed| {
+        let name = file.path().display().to_string();
+        let finding = move |at| {
+            let what = format!("the checksum of the block at byte {at} does not fit; it is not served");
+            Finding {
+                file: name.clone(),
+                what,
+            }
+        };
+        file.bad_blocks().into_iter().map(finding).collect::<Vec<_>>()
+    };
+    segment.files().flat_map(of).collect()
 }

@@ -7,6 +7,8 @@
 //! - a write inside one 512-byte sector is not torn.
 
 mod disk;
+#[cfg(test)]
+pub(crate) mod fake;
 
 use std::io;
 use std::ops::Deref;

@@ -22,7 +22,9 @@ pub(crate) fn replay(bytes: &[u8], dim: usize, first_seq: u64, mut each: impl Fn
     let Some(page) = bytes.get(..PAGE) else {
         return End::Torn(0);
     };
-    if page[..HEADER].iter().all(|&b| b == 0) {
+    // The page is synced before the first record is written. Until then power loss may leave any of its sectors.
+    let unwritten = |part: &[u8]| part.iter().all(|&byte| byte == 0);
+    if unwritten(&page[..HEADER]) || bytes.len() == PAGE && unwritten(&page[SLOT..SLOT + SLOT_LEN]) {
         return End::Torn(0);
     }
     let u32_at = |at: usize| u32::from_le_bytes([page[at], page[at + 1], page[at + 2], page[at + 3]]);
@@ -39,9 +41,7 @@ pub(crate) fn replay(bytes: &[u8], dim: usize, first_seq: u64, mut each: impl Fn
     }
     let synced = u64_at(SLOT);
     let slot_fits = page[SLOT..SLOT + SLOT_LEN] == slot(header_sum, synced);
-    let rest_is_zero = [&page[HEADER..SLOT], &page[SLOT + SLOT_LEN..]]
-        .iter()
-        .all(|part| part.iter().all(|&b| b == 0));
+    let rest_is_zero = unwritten(&page[HEADER..SLOT]) && unwritten(&page[SLOT + SLOT_LEN..]);
     if !slot_fits || !rest_is_zero {
         return End::Corrupt("the header page's checksum does not fit".into());
     }

@@ -8,7 +8,7 @@ use crate::kernel::Kernels;
 use crate::measure::Measure;
 
 /// What a row keeps beside its bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Zeroable, bytemuck::Pod)]
 #[repr(C)]
 pub struct I8Factors {
     /// A byte times this is the coordinate.

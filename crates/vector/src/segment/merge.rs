@@ -91,12 +91,6 @@ fn write_columns(
             out.put(&scale.to_le_bytes())?;
         }
     }
-    out.section(tag::LENGTHS)?;
-    for (input, row) in MergeRows::new(inputs) {
-        if let Some(length) = inputs[input].0.lengths.get(row) {
-            out.put(&length.to_le_bytes())?;
-        }
-    }
     out.section(tag::ROWS)?;
     for (input, row) in MergeRows::new(inputs) {
         let bytes: &[u8] = match inputs[input].0.row(row) {

@@ -30,6 +30,8 @@ const SECTIONS_MAX: usize = 32;
 pub(crate) enum Kind {
     /// Ids and exact rows.
     Rows = 1,
+    /// Quantized codes of the rows of the same number.
+    Codes = 2,
 }
 
 /// The fields of the header that a kind of file defines for itself.
@@ -287,10 +289,11 @@ impl Sealed {
         good
     }
 
-    /// Verifies every block and returns the byte offsets of the bad ones.
-    pub(crate) fn scrub(&self) -> Vec<u64> {
-        let bad = (0..self.blocks.len()).filter(|&block| !self.verify(block));
-        bad.map(|block| (PAGE + block * BLOCK) as u64).collect()
+    /// Verifies every block, again if need be: [`Sealed::bad_blocks`] knows the outcome.
+    pub(crate) fn scrub(&self) {
+        for block in 0..self.blocks.len() {
+            self.verify(block);
+        }
     }
 
     /// The byte offsets of the blocks already known as bad.
@@ -314,7 +317,7 @@ impl Sealed {
 #[cfg(feature = "fuzzing")]
 pub(crate) fn read_any(bytes: &[u8]) {
     use crate::storage::Aligned;
-    for kind in [Kind::Rows] {
+    for kind in [Kind::Rows, Kind::Codes] {
         let map = Map::Memory(Aligned::copy_of(bytes).into());
         let label = Label {
             kind,

@@ -110,6 +110,7 @@ impl Opening<'_> {
         for entry in &manifest.segments {
             match Segment::open(self.storage, self.dir, entry.number, entry.rows, manifest.config) {
                 Ok(segment) => {
+                    self.codes(&segment)?;
                     let view = View {
                         segment: Arc::new(segment),
                         dead: Arc::new(Dead::from_bitmap(&entry.dead)),
@@ -138,13 +139,31 @@ impl Opening<'_> {
         Ok(state)
     }
 
+    /// Opens the codes of a segment. They are derived: what is wrong with them is named, and they are made again.
+    fn codes(&mut self, segment: &Segment) -> Result<()> {
+        match segment.open_codes(self.storage, self.dir) {
+            Ok(()) => {}
+            Err(Error::Corrupt { file, what }) => {
+                let path = segment::codes_path(self.dir, segment.number());
+                quarantine(self.storage, self.dir, &path)?;
+                self.findings.push(Finding {
+                    file,
+                    what: format!("{what}; it is made again"),
+                });
+            }
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    }
+
     /// Removes what a crash left behind: files that the manifest does not name. Best effort.
     fn sweep(&self, names: &[String], manifest: &Manifest) {
         let named = |number: u64| manifest.segments.iter().any(|entry| entry.number == number);
         for name in names {
             let stale = match name.split_once('.') {
                 Some((_, "tmp")) => true,
-                Some((number, "rows")) => number.parse().is_ok_and(|number| !named(number)),
+                Some((number, "rows" | "codes")) => number.parse().is_ok_and(|number| !named(number)),
                 Some((number, "journal")) => number
                     .parse()
                     .is_ok_and(|number: u64| number < manifest.journal_from),

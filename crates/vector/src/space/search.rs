@@ -1,14 +1,11 @@
-//! Searching a version of a space.
+//! What a search is asked.
 
 use std::ops::Range;
 
 use roaring::RoaringTreemap;
 
-use super::state::View;
-use super::{SpaceConfig, State};
+use super::SpaceConfig;
 use crate::error::{Error, Result};
-use crate::measure::{Measure, Neighbor};
-use crate::segment::{Row, length};
 use crate::space::batch::first_not_finite;
 
 /// What to search for besides the query vector.
@@ -78,13 +75,18 @@ pub enum Effort {
     Exact,
 }
 
-/// Which index answers a search.
+/// Which index answers a search. Where the wanted one does not exist (few rows have no one-bit codes), the search
+/// chooses as with `Auto`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Index {
     /// Chosen by the number of rows in scope.
     Auto,
     /// Exact distances to all rows in scope.
     Exact,
+    /// Byte codes of all rows in scope, then exact distances of the best.
+    Bytes,
+    /// One-bit codes of all rows in scope, then exact distances of those that may be among the nearest.
+    OneBit,
 }
 
 /// Which ids may be in an answer.
@@ -143,70 +145,6 @@ pub(super) fn check(config: SpaceConfig, query: &[f32], params: &SearchParams<'_
         ));
     }
     Ok(())
-}
-
-impl State {
-    /// The nearest live rows in scope, nearest first; equal distances in order of ids.
-    pub(super) fn search(
-        &self,
-        config: SpaceConfig,
-        query: &[f32],
-        params: &SearchParams<'_>,
-    ) -> Vec<Neighbor> {
-        let mut found: Vec<Neighbor> = Vec::new();
-        if params.k == 0 {
-            return found;
-        }
-        let farthest = params.max_distance.unwrap_or(f32::INFINITY);
-        for view in self.views() {
-            scan(view, config, query, params.filter, |neighbor| {
-                if neighbor.distance <= farthest {
-                    found.push(neighbor);
-                }
-            });
-        }
-        found.sort_unstable_by(|a, b| a.distance.total_cmp(&b.distance).then(a.id.cmp(&b.id)));
-        found.truncate(params.k);
-        found
-    }
-}
-
-fn scan(
-    view: &View,
-    config: SpaceConfig,
-    query: &[f32],
-    filter: Option<Filter<'_>>,
-    mut each: impl FnMut(Neighbor),
-) {
-    let segment = &view.segment;
-    let query_length = length(query);
-    for (row, &id) in segment.ids().iter().enumerate() {
-        if view.dead.contains(row)
-            || !filter.is_none_or(|filter| filter.allows(id))
-            || !segment.readable(row..row + 1)
-        {
-            continue;
-        }
-        let (dot, l2) = sums(query, segment.row(row));
-        let distance = match config.measure {
-            Measure::L2 => l2,
-            Measure::Dot => -dot,
-            Measure::Cosine => Measure::cosine_of(dot, query_length.powi(2), segment.length(row).powi(2)),
-        };
-        each(Neighbor { id, distance });
-    }
-}
-
-fn sums(query: &[f32], row: Row<'_>) -> (f32, f32) {
-    let component = |i: usize| match row {
-        Row::F32(row) => row[i],
-        Row::F16(row) => row[i].to_f32(),
-        Row::I8(row, scale) => f32::from(row[i]) * scale,
-    };
-    query.iter().enumerate().fold((0.0, 0.0), |(dot, l2), (i, q)| {
-        let x = component(i);
-        (dot + q * x, l2 + (q - x) * (q - x))
-    })
 }
 
 impl Filter<'_> {

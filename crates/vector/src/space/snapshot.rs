@@ -23,6 +23,11 @@ impl Snapshot {
         Snapshot { config, state }
     }
 
+    /// The shape of the space.
+    pub fn config(&self) -> SpaceConfig {
+        self.config
+    }
+
     /// The last commit in it.
     pub fn seq(&self) -> u64 {
         self.state.seq
@@ -56,8 +61,10 @@ impl Snapshot {
         if !view.segment.readable(row..row + 1) {
             let file = view
                 .segment
-                .file()
-                .map_or(String::new(), |file| file.path().display().to_string());
+                .files()
+                .next()
+                .map(|file| file.path().display().to_string());
+            let file = file.unwrap_or_default();
             return Err(Error::Corrupt {
                 file,
                 what: format!("the row of id {id} lies in a bad block"),

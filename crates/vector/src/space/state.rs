@@ -85,7 +85,7 @@ impl View {
 
 /// The first place in `ids` with an id not less than `id`, found in steps that grow from the start: neighbouring ids of
 /// a batch lie close to each other.
-fn gallop(ids: &[u64], id: u64) -> usize {
+pub(super) fn gallop(ids: &[u64], id: u64) -> usize {
     let mut step = 1;
     while step < ids.len() && ids[step] < id {
         step *= 2;

@@ -9,11 +9,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::open::quarantine;
-use super::{Dead, Space, State, View};
+use super::{Dead, Space, State, View, damage};
 use crate::error::{Error, Result};
 use crate::journal;
 use crate::manifest::{Manifest, SegmentEntry};
-use crate::segment::{ROWS_MAX, Segment, rows_path, write_rows};
+use crate::segment::{ROWS_MAX, Segment, codes_path, rows_path, write_codes, write_rows};
 use crate::storage;
 
 /// So many segments of one size class are merged into one; also the factor between classes. A row is rewritten
@@ -61,7 +61,19 @@ impl Space {
             self.flush_memory()?;
             return Ok(true);
         }
-        self.merge_some()
+        Ok(self.merge_some()? || self.complete_codes()?)
+    }
+
+    /// Makes the codes of a segment whose file of codes was missing or damaged at open.
+    fn complete_codes(&self) -> Result<bool> {
+        let _upkeep = self.upkeep.lock();
+        let state = self.state.load_full();
+        let Some(view) = state.files.iter().find(|view| view.segment.codes().is_none()) else {
+            return Ok(false);
+        };
+        write_codes(&*self.storage, &self.dir, &view.segment, &mut |_| Ok(()))?;
+        view.segment.open_codes(&*self.storage, &self.dir)?;
+        Ok(true)
     }
 
     /// Writes the runs in memory as one segment and lets the journal begin anew.
@@ -93,7 +105,7 @@ impl Space {
         };
         let obsolete = self.switch(&mut upkeep, manifest, &flushed)?;
         self.publish_flush(&cut, flushed);
-        self.discard(obsolete);
+        self.discard(&obsolete);
         Ok(())
     }
 
@@ -143,7 +155,8 @@ impl Space {
             .extend(merged.iter().map(|segment| entry(&View::shared(segment))));
         let obsolete = self.switch(&mut upkeep, manifest, &merged)?;
         self.publish_merge(&group, merged);
-        self.discard(obsolete);
+        self.set_aside(&group);
+        self.discard(&obsolete);
         Ok(true)
     }
 
@@ -167,11 +180,13 @@ impl Space {
             }
         };
         let rows = write_rows(&*self.storage, &self.dir, number, self.config, inputs, &mut step)?;
-        let opened = Segment::open(&*self.storage, &self.dir, number, rows, self.config);
-        let segment = opened.inspect_err(|_| {
-            let _ = self.storage.remove(&rows_path(&self.dir, number));
-        })?;
-        Ok((segment.len() > 0).then(|| Arc::new(segment)))
+        let made = Segment::open(&*self.storage, &self.dir, number, rows, self.config).and_then(|segment| {
+            write_codes(&*self.storage, &self.dir, &segment, &mut step)?;
+            segment.open_codes(&*self.storage, &self.dir)?;
+            Ok(segment)
+        });
+        let segment = made.inspect_err(|_| self.discard(&[number]))?;
+        Ok(Some(Arc::new(segment)))
     }
 
     /// Replaces the manifest, and returns the numbers of the segments that only the old one names. On an error
@@ -209,7 +224,7 @@ impl Space {
             }
             Err(e) => {
                 if let Some(segment) = added {
-                    let _ = self.storage.remove(&rows_path(&self.dir, segment.number()));
+                    self.discard(&[segment.number()]);
                 }
                 Err(Error::io("replace", &path, e))
             }
@@ -248,10 +263,24 @@ impl Space {
         self.state.store(Arc::new(state));
     }
 
+    /// Moves damaged files to the quarantine, and remembers what was wrong with them.
+    fn set_aside(&self, group: &[View]) {
+        for view in group {
+            let damage = damage(&view.segment);
+            if !damage.is_empty() {
+                for file in view.segment.files() {
+                    let _ = quarantine(&*self.storage, &self.dir, file.path());
+                }
+                self.findings.lock().extend(damage);
+            }
+        }
+    }
+
     /// Removes the files of segments that no manifest names. Readers that still have them mapped keep them.
-    fn discard(&self, numbers: Vec<u64>) {
-        for number in numbers {
+    fn discard(&self, numbers: &[u64]) {
+        for &number in numbers {
             let _ = self.storage.remove(&rows_path(&self.dir, number));
+            let _ = self.storage.remove(&codes_path(&self.dir, number));
         }
     }
 }
@@ -293,13 +322,16 @@ fn entry(view: &View) -> SegmentEntry {
     }
 }
 
-/// The segments to merge next: the smallest class that is full, or one with many dead rows.
+/// The segments to merge next: a damaged one, the smallest class that is full, or one with many dead rows.
 fn choose(files: &[View], unit: u64) -> Option<Vec<View>> {
     let class = |view: &View| {
         let share = view.live() as u64 * view.segment.bytes() / view.segment.len().max(1) as u64;
         (share / unit.max(1)).max(1).ilog(MERGE_WIDTH as u64)
     };
     let classes = files.iter().map(class).max()?;
+    if let Some(damaged) = files.iter().find(|view| !damage(&view.segment).is_empty()) {
+        return Some(vec![damaged.clone()]);
+    }
     for wanted in 0..=classes {
         let group: Vec<View> = files
             .iter()
