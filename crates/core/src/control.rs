@@ -63,6 +63,8 @@ pub trait ControlDirectory: Send + Sync {
     fn listxattr(&self, caller: &Caller, ino: Ino) -> Result<Vec<u8>>;
     fn setxattr(&self, caller: &Caller, ino: Ino, name: &OsStr, value: &[u8], flags: i32) -> Result<()>;
     fn removexattr(&self, caller: &Caller, ino: Ino, name: &OsStr) -> Result<()>;
+    /// Waits until a file that was just written can be found.
+    fn make_searchable(&self, node: NodeKey);
     /// `user.vexfs.*` of an ordinary file or directory.
     fn get_own_xattr(&self, caller: &Caller, node: NodeKey, name: &OsStr) -> Result<Vec<u8>>;
     fn set_own_xattr(

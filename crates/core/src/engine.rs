@@ -298,6 +298,19 @@ impl Engine {
         })
     }
 
+    /// Waits until what was written through an open file can be found (`index=sync`).
+    pub fn make_searchable(&self, ino: Ino, fh: u64) -> Result<()> {
+        self.metrics.time(Operation::Flush, || {
+            if !ino.is_control()
+                && self.stack.flush(fh)?
+                && let (Ok(control), Some(node)) = (self.control(), self.stack.node_key(ino))
+            {
+                control.make_searchable(node);
+            }
+            Ok(())
+        })
+    }
+
     /// Opens a directory for reading.
     pub fn opendir(&self, caller: &Caller, ino: Ino) -> Result<u64> {
         self.metrics.time(Operation::Opendir, || match ino.is_control() {

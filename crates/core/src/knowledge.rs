@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Access, Mode, OFlags, ResolveFlags};
 use serde_json::{Value, json};
+use vexfs_vector::kernel::Kernels;
 use vexfs_vector::{Database, Measure, Options as VectorOptions, Space, SpaceConfig};
 
 use crate::error::{Error, Result};
@@ -65,11 +66,9 @@ pub struct KnowledgeOptions {
 /// When files are indexed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IndexMode {
-    /// In the background, after they are closed.
+    /// In the background, after they are closed; with `index=sync` the close waits.
     #[default]
     OnClose,
-    /// Close and fsync return when the file can be found.
-    Sync,
     /// On demand.
     Manual,
 }
@@ -174,6 +173,7 @@ impl Knowledge {
             source: self.options.source.clone(),
             store: self.options.store_location.clone(),
             socket: self.options.socket.clone(),
+            simd: Kernels::get().simd().name(),
             uptime_s: self.started.elapsed().as_secs(),
             ..Status::default()
         }
@@ -400,9 +400,9 @@ impl Knowledge {
         Ok(())
     }
 
-    /// Waits until a file that was just closed can be found, where the mount promises that.
+    /// Waits until what was reported of a file so far can be found.
     pub fn wait_file(&self, node: NodeKey) {
-        if self.options.index == IndexMode::Sync && !self.indexer.wait_file(node, SYNC_WAIT_MAX) {
+        if !self.indexer.wait_file(node, SYNC_WAIT_MAX) {
             tracing::warn!(ino = node.ino, "a closed file is not searchable yet");
         }
     }

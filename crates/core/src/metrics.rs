@@ -27,6 +27,7 @@ pub enum Operation {
     Create,
     Read,
     Write,
+    Flush,
     Release,
     Fsync,
     Opendir,
@@ -45,7 +46,7 @@ pub enum Operation {
     CopyFileRange,
 }
 
-const OPERATIONS: [(Operation, &str); 31] = [
+const OPERATIONS: [(Operation, &str); 32] = [
     (Operation::Lookup, "lookup"),
     (Operation::Getattr, "getattr"),
     (Operation::Setattr, "setattr"),
@@ -61,6 +62,7 @@ const OPERATIONS: [(Operation, &str); 31] = [
     (Operation::Create, "create"),
     (Operation::Read, "read"),
     (Operation::Write, "write"),
+    (Operation::Flush, "flush"),
     (Operation::Release, "release"),
     (Operation::Fsync, "fsync"),
     (Operation::Opendir, "opendir"),

@@ -62,6 +62,8 @@ pub struct AdapterOptions {
     pub passthrough: bool,
     /// The kernel checks permissions (and ACLs): needed as soon as anybody but the owner may use the mount.
     pub default_permissions: bool,
+    /// A file that was written to can be found when its close or fsync returns.
+    pub sync_index: bool,
 }
 
 impl Default for AdapterOptions {
@@ -69,6 +71,7 @@ impl Default for AdapterOptions {
         AdapterOptions {
             passthrough: true,
             default_permissions: false,
+            sync_index: false,
         }
     }
 }
@@ -85,6 +88,7 @@ pub struct Adapter {
 struct Core {
     engine: Arc<Engine>,
     backings: Backings,
+    sync_index: bool,
 }
 
 thread_local! {
@@ -101,7 +105,11 @@ impl Adapter {
         let backings = Backings::new(options.passthrough, metrics.clone());
         let executor = Executor::new(metrics);
         Adapter {
-            core: Arc::new(Core { engine, backings }),
+            core: Arc::new(Core {
+                engine,
+                backings,
+                sync_index: options.sync_index,
+            }),
             executor,
             kernel_cache,
             options,
@@ -160,7 +168,7 @@ impl Core {
                     None => reply.open_backing(self.engine.backing_fd(ino).map_err(backing_error)?),
                 });
             if let Some(id) = id {
-                return reply.opened_passthrough(FileHandle(opened.fh), FopenFlags::FOPEN_NOFLUSH, &id);
+                return reply.opened_passthrough(FileHandle(opened.fh), self.at_close(flags), &id);
             }
             if opened.fh == SHARED_FH {
                 opened = match self.engine.open(caller, ino, flags, Reopen::Daemon) {
@@ -172,7 +180,10 @@ impl Core {
                 };
             }
         }
-        reply.opened(FileHandle(opened.fh), cached_flags(&opened));
+        reply.opened(
+            FileHandle(opened.fh),
+            self.at_close(flags) | cached_flags(&opened),
+        );
     }
 
     fn create(
@@ -209,10 +220,19 @@ impl Core {
                 .backings
                 .acquire(entry.attr.ino, opened.generation, || reply.open_backing(file))
         {
-            let flags = FopenFlags::FOPEN_NOFLUSH;
+            let flags = self.at_close(flags);
             return reply.created_passthrough(&entry.entry_ttl, &attr, generation, fh, flags, &id);
         }
-        reply.created(&entry.entry_ttl, &attr, generation, fh, cached_flags(&opened));
+        let flags = self.at_close(flags) | cached_flags(&opened);
+        reply.created(&entry.entry_ttl, &attr, generation, fh, flags);
+    }
+
+    /// A close waits for us only where it promises something: nothing else is held back that it could lose.
+    fn at_close(&self, flags: i32) -> FopenFlags {
+        match self.sync_index && flags & libc::O_ACCMODE != libc::O_RDONLY {
+            true => FopenFlags::empty(),
+            false => FopenFlags::FOPEN_NOFLUSH,
+        }
     }
 
     fn entry(&self, made: vexfs_core::Result<vexfs_core::fs::ops::Entry>, reply: ReplyEntry) {
@@ -472,16 +492,14 @@ impl Filesystem for Adapter {
         self.run(true, move |core| write(core, &data));
     }
 
-    fn flush(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _lock_owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
-        // Only from kernels that do not know FOPEN_NOFLUSH: nothing is held back that a close could lose.
-        reply.ok();
+    fn flush(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        // Also from kernels that do not know FOPEN_NOFLUSH: nothing is held back that a close could lose.
+        if !self.core.sync_index {
+            return reply.ok();
+        }
+        self.run(true, move |core| {
+            done(core.engine.make_searchable(Ino(ino.0), fh.0), reply)
+        });
     }
 
     fn release(
@@ -502,8 +520,14 @@ impl Filesystem for Adapter {
     }
 
     fn fsync(&self, _req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.core
-            .guard(|core| done(core.engine.fsync(Ino(ino.0), fh.0, datasync), reply));
+        self.run(self.core.sync_index, move |core| {
+            let synced = core.engine.fsync(Ino(ino.0), fh.0, datasync);
+            let found = match core.sync_index {
+                true => core.engine.make_searchable(Ino(ino.0), fh.0),
+                false => Ok(()),
+            };
+            done(synced.and(found), reply);
+        });
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -752,8 +776,8 @@ fn done(result: vexfs_core::Result<()>, reply: ReplyEmpty) {
 /// How the kernel may cache a file that we read and write for it.
 fn cached_flags(opened: &Opened) -> FopenFlags {
     match opened.keep_cache {
-        true => FopenFlags::FOPEN_NOFLUSH | FopenFlags::FOPEN_KEEP_CACHE,
-        false => FopenFlags::FOPEN_NOFLUSH,
+        true => FopenFlags::FOPEN_KEEP_CACHE,
+        false => FopenFlags::empty(),
     }
 }
 

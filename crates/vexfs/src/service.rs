@@ -36,8 +36,7 @@ impl Service {
         store: &StoreDir,
     ) -> vexfs_core::Result<Service> {
         let index = match options.index {
-            Index::OnClose => IndexMode::OnClose,
-            Index::Sync => IndexMode::Sync,
+            Index::OnClose | Index::Sync => IndexMode::OnClose,
             Index::Manual => IndexMode::Manual,
         };
         let root = place.source_dir.try_clone()?;

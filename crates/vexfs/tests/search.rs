@@ -89,11 +89,8 @@ fn changes_are_found_and_renames_keep_vectors() {
             .read(".vexfs/search/tax return/results.jsonl")
             .contains("tax.txt")
     );
-    assert_eq!(
-        first(&mount.ls(".vexfs/search/tomato/")),
-        "",
-        "an old version is not found"
-    );
+    let names = mount.ls(".vexfs/search/\"tomato plants\"/");
+    assert_eq!(names, ["results.jsonl"], "an old version is not found");
     assert_eq!(first(&mount.ls(".vexfs/search/replace a battery/")), "garden.txt");
 }
 
@@ -245,4 +242,16 @@ fn a_stranger_finds_nothing_of_a_private_file_through_any_way_in() {
         stranger("cat '.vexfs/ask/brake pads'").contains("brakes.md"),
         "but the public files"
     );
+}
+
+#[test]
+fn with_index_sync_a_closed_file_is_found_at_once() {
+    let mount = Mounted::with(&NOTES, &["-o", "index=sync"]);
+    mount.settle();
+    for i in 0..20 {
+        let word = format!("zyx{i}w");
+        std::fs::write(mount.join("note.txt"), format!("remember {word}\n")).unwrap();
+        let names = mount.ls(&format!(".vexfs/search/\"{word}\"/"));
+        assert_eq!(first(&names), "note.txt", "{i}");
+    }
 }

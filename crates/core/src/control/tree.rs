@@ -273,6 +273,10 @@ impl ControlDirectory for ControlTree {
         Err(Error::NotPermitted("the control directory"))
     }
 
+    fn make_searchable(&self, node: NodeKey) {
+        self.knowledge.wait_file(node);
+    }
+
     fn get_own_xattr(&self, _caller: &Caller, node: NodeKey, name: &OsStr) -> Result<Vec<u8>> {
         self.knowledge.xattr_get(node, name)
     }

@@ -208,6 +208,14 @@ impl Stack {
         }
     }
 
+    /// Reports what was written through an open file so far. True when it was open for writing.
+    pub fn flush(&self, fh: u64) -> Result<bool> {
+        match self.files.get(fh) {
+            Some(file) if file.writes => self.settle(&file, false).map(|()| true),
+            _ => Ok(false),
+        }
+    }
+
     /// Allocates, punches or zeroes, as fallocate(2) with the same `mode`.
     pub fn fallocate(&self, _ino: Ino, fh: u64, mode: i32, offset: u64, length: u64) -> Result<()> {
         let file = self.file(fh)?;

@@ -6,7 +6,7 @@ use vexfs_core::fs::StackOptions;
 use vexfs_core::ids::NodeKey;
 
 use super::AdapterOptions;
-use crate::options::{Control, MountOptions};
+use crate::options::{Control, Index, MountOptions};
 use crate::place::Place;
 
 /// How the backing directory is to be shown at this place.
@@ -48,6 +48,7 @@ impl From<&MountOptions> for AdapterOptions {
         AdapterOptions {
             passthrough: options.passthrough,
             default_permissions: options.default_permissions,
+            sync_index: options.index == Index::Sync,
         }
     }
 }
