@@ -4,8 +4,9 @@
 //! descriptors; what may be believed for how long is the kernel's cache, told by the entry's lifetime and by
 //! [`Invalidate`].
 
-pub mod change;
 pub mod ops;
+
+pub use crate::change;
 
 mod attributes;
 mod directory;

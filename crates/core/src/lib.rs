@@ -1,6 +1,7 @@
 //! The synchronous engine of VexFS: a stackable filesystem, its catalog, and search over it. It knows neither the
 //! FUSE protocol nor the command line.
 
+pub mod change;
 pub mod control;
 pub mod engine;
 pub mod error;

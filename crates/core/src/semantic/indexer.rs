@@ -33,8 +33,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
+use crate::change::{Change, ChangeSink};
 use crate::error::{Error, Result};
-use crate::fs::change::{Change, ChangeSink};
 use crate::ids::{FileId, Generation, NodeKey};
 use crate::semantic::embed::{Embedder, StaticModel, WordPiece};
 use crate::semantic::scan::rules::{RuleOptions, Rules};

@@ -4,7 +4,7 @@
 //! the tags differ at the next start, something happened in between, and the rows tell what to do about it
 //! (see [`super::recover`]).
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ids::{FileId, Generation, PassageId};
 use crate::semantic::lexical::{Entry, LexicalIndex};
 
@@ -79,43 +79,4 @@ impl Words for LexicalIndex {
         LexicalIndex::clear(self)?;
         LexicalIndex::commit(self, Generation(tag))
     }
-}
-
-impl Vectors for vexfs_vector::Space {
-    fn apply(&self, changes: &VectorChanges, tag: u64) -> Result<()> {
-        let mut batch = vexfs_vector::Batch::new();
-        for file in &changes.files {
-            batch.delete_range(PassageId::new(*file, 0).0..PassageId::new(FileId(file.0 + 1), 0).0);
-        }
-        for passage in &changes.passages {
-            batch.delete(passage.0);
-        }
-        for (passage, vector) in changes
-            .upserts
-            .iter()
-            .zip(changes.values.chunks(self.config().dim))
-        {
-            batch.upsert(passage.0, vector);
-        }
-        batch.tag(tag);
-        vexfs_vector::Space::apply(self, &batch)
-            .map(drop)
-            .map_err(of_vectors)
-    }
-
-    fn tag(&self) -> u64 {
-        self.committed_tag().unwrap_or(0)
-    }
-
-    fn clear(&self, tag: u64) -> Result<()> {
-        let mut batch = vexfs_vector::Batch::new();
-        batch.delete_range(0..u64::MAX).tag(tag);
-        vexfs_vector::Space::apply(self, &batch)
-            .map(drop)
-            .map_err(of_vectors)
-    }
-}
-
-fn of_vectors(error: vexfs_vector::Error) -> Error {
-    Error::Vector(error.to_string())
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::fs::change::Change;
+use crate::change::Change;
 use crate::ids::FileId;
 use crate::store::naming::Trust;
 

@@ -14,8 +14,8 @@ use super::Shared;
 use super::feed::{Event, What};
 use super::inbox::{Batch, Place};
 use super::marks::Seen;
+use crate::change::Change;
 use crate::error::{Error, Result};
-use crate::fs::change::Change;
 use crate::ids::{FileId, NodeKey};
 use crate::semantic::scan::rules::{FolderRules, Rules};
 use crate::semantic::scan::tree::{Found, is_gone};
@@ -268,7 +268,7 @@ fn replaces(tx: &Tx<'_>, at: &Name, facts: &Facts) -> Result<bool> {
 
 fn bind(tx: &mut Tx<'_>, look: &Look, found: &Found, want: &Want, outcome: &mut Outcome) -> Result<()> {
     let before = match tx.rows().child(look.at.parent, look.at.as_os_str())? {
-        Some(id) => tx.rows().file(id)?.map(|row| row.state),
+        Some(id) => tx.rows().file(id)?,
         None => None,
     };
     let (id, news) = tx.bind(&look.at, &found.facts, want, look.trust)?;
@@ -277,14 +277,16 @@ fn bind(tx: &mut Tx<'_>, look: &Look, found: &Found, want: &Want, outcome: &mut 
         outcome.awaiting.push(id);
     }
     if found.facts.kind == Kind::Directory {
-        let was_excluded = matches!(before, Some(State::Excluded(_)));
+        // What lies in a folder is known only of the very folder that was scanned.
+        let was_scanned = before.is_some_and(|row| {
+            row.state == State::Named && row.id == id && row.facts.same_inode(&found.facts)
+        });
         outcome.moved_folder |= news == News::Moved;
-        match (want, news) {
-            (_, News::Same) => {}
-            (Want::Exclude(rule), _) => outcome.excluded.push((id, rule.clone())),
-            (Want::Index, News::New | News::Moved | News::Changed) => outcome.scan.push(id),
-            (Want::Index, News::Adjusted) if was_excluded => outcome.scan.push(id),
-            (Want::Index, News::Adjusted) => {}
+        match want {
+            Want::Exclude(_) if news == News::Same => {}
+            Want::Exclude(rule) => outcome.excluded.push((id, rule.clone())),
+            Want::Index if was_scanned => {}
+            Want::Index => outcome.scan.push(id),
         }
     }
     let what = match news {

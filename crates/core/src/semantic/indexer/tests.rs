@@ -1,6 +1,7 @@
 //! The indexer on real directories, with the real store, lexical index and embedder, and vectors in memory.
 
 mod follow;
+mod random;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -22,7 +23,9 @@ struct MemoryVectors {
 impl Vectors for MemoryVectors {
     fn apply(&self, changes: &VectorChanges, tag: u64) -> Result<()> {
         let (vectors, last) = &mut *self.state.lock();
-        vectors.retain(|id, _| !changes.files.contains(&id.file()));
+        if !changes.files.is_empty() {
+            vectors.retain(|id, _| !changes.files.contains(&id.file()));
+        }
         changes.passages.iter().for_each(|id| drop(vectors.remove(id)));
         let dim = changes.values.len() / changes.upserts.len().max(1);
         for (id, value) in changes.upserts.iter().zip(changes.values.chunks(dim.max(1))) {
