@@ -12,7 +12,7 @@ use super::Stack;
 use super::change::Change;
 use super::lookup::{NodeFd, open_beneath, proc_path};
 use super::node::{Absent, Node, Reference};
-use super::open::{NEVER, Opened, Reopen};
+use super::open::{NEVER, Opened, Reopen, Use};
 use super::ops::{Caller, Entry};
 use super::stat::{birth, stat_at};
 use crate::ids::Ino;
@@ -45,9 +45,12 @@ impl Stack {
             if stat.stx_size == 0 && stat.stx_nlink == 1 && flags & libc::O_EXCL != 0 {
                 node.set_absent(Absent::Capability, self.options.exclusive);
             }
-            let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+            let purpose = match flags & libc::O_ACCMODE {
+                libc::O_RDONLY => Use::Read,
+                _ => Use::Write,
+            };
             // The index has not seen a truncated file, nor a new one.
-            self.opened(node.clone(), fd, writes, Some(NEVER), how)
+            self.opened(node.clone(), fd, purpose, Some(NEVER), how)
         } else {
             Err(Error::Os(libc::EEXIST))
         };

@@ -41,6 +41,8 @@ pub(super) struct State {
     pub(super) fd: Option<Arc<OwnedFd>>,
     /// Exists while somebody has the file open for writing.
     pub(super) writing: Option<Box<Writing>>,
+    /// Programs that run from the file.
+    pub(super) executing: u32,
     /// The last stamp at which cached pages of the kernel were right (without passthrough only).
     pub(super) cached: Option<Box<Stamp>>,
 }
@@ -110,6 +112,7 @@ impl Node {
                 reference,
                 fd: None,
                 writing: None,
+                executing: 0,
                 cached: None,
             }),
         }

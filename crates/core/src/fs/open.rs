@@ -25,6 +25,9 @@ pub const SHARED_FH: u64 = 0;
 /// and O_NOFOLLOW have done their work.
 const OPEN_FLAGS: i32 = libc::O_ACCMODE | libc::O_TRUNC | libc::O_SYNC | libc::O_DSYNC | libc::O_NOATIME;
 
+/// The kernel's mark of an open for execve(2) (`__FMODE_EXEC`), which it passes on.
+const EXECUTES: i32 = 0x20;
+
 /// A stamp that no file has: whatever is found differs from it.
 pub(super) const NEVER: Stamp = Stamp {
     size: u64::MAX,
@@ -45,7 +48,15 @@ pub enum Reopen {
 pub struct OpenFile {
     node: Arc<Node>,
     fd: OwnedFd,
-    writes: bool,
+    purpose: Use,
+}
+
+/// What an open file is open for, as far as others must know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    Read,
+    Write,
+    Execute,
 }
 
 impl AsFd for OpenFile {
@@ -73,8 +84,8 @@ impl Stack {
         if !node.is_file() {
             return Err(Error::Os(if node.is_dir() { libc::EISDIR } else { libc::ENXIO }));
         }
-        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
-        if !writes && how == Reopen::Passthrough {
+        let purpose = purpose_of(flags);
+        if purpose == Use::Read && how == Reopen::Passthrough {
             let generation = u64::from(node.generation);
             return Ok(Opened {
                 fh: SHARED_FH,
@@ -83,16 +94,27 @@ impl Stack {
                 file: None,
             });
         }
-        if writes {
+        let mut flags = flags & OPEN_FLAGS;
+        if purpose == Use::Write {
             self.changes.maybe_changed(self.key(&node));
         }
-        let fd = self.reopen(&node, flags & OPEN_FLAGS)?;
+        if flags & libc::O_TRUNC != 0 {
+            // The kernel finds out only after we have truncated: too late for whoever runs the file.
+            if node.state.lock().executing > 0 {
+                return Err(Error::Os(libc::ETXTBSY));
+            }
+            // A reader may truncate a file that he may write; a descriptor for reading alone may not.
+            if flags & libc::O_ACCMODE == libc::O_RDONLY {
+                flags |= libc::O_RDWR;
+            }
+        }
+        let fd = self.reopen(&node, flags)?;
         let before = if flags & libc::O_TRUNC != 0 {
             Some(NEVER)
         } else {
             None
         };
-        self.opened(node, fd, writes, before, how)
+        self.opened(node, fd, purpose, before, how)
     }
 
     /// Enters an open file. `indexed` is what the index knows of it, if that is not what is there now.
@@ -100,7 +122,7 @@ impl Stack {
         &self,
         node: Arc<Node>,
         fd: OwnedFd,
-        writes: bool,
+        purpose: Use,
         indexed: Option<Stamp>,
         how: Reopen,
     ) -> Result<Opened> {
@@ -108,7 +130,10 @@ impl Stack {
         let mut keep_cache = true;
         {
             let mut state = node.state.lock();
-            if writes {
+            if purpose == Use::Execute {
+                state.executing += 1;
+            }
+            if purpose == Use::Write {
                 match &mut state.writing {
                     Some(writing) => {
                         writing.writers += 1;
@@ -130,7 +155,7 @@ impl Stack {
             }
         }
         let generation = u64::from(node.generation);
-        let file = Arc::new(OpenFile { node, fd, writes });
+        let file = Arc::new(OpenFile { node, fd, purpose });
         Ok(Opened {
             fh: self.files.insert(file.clone()),
             generation,
@@ -193,8 +218,10 @@ impl Stack {
         let Some(file) = self.files.remove(fh) else {
             return Ok(());
         };
-        if file.writes {
-            self.settle(&file, true)?;
+        match file.purpose {
+            Use::Read => {}
+            Use::Write => self.settle(&file, true)?,
+            Use::Execute => file.node.state.lock().executing -= 1,
         }
         Ok(())
     }
@@ -203,7 +230,7 @@ impl Stack {
     pub fn fsync(&self, ino: Ino, fh: u64, data: bool) -> Result<()> {
         self.with_file(ino, fh, |fd| sync(fd, data))?;
         match self.files.get(fh) {
-            Some(file) if file.writes => self.settle(&file, false),
+            Some(file) if file.purpose == Use::Write => self.settle(&file, false),
             _ => Ok(()),
         }
     }
@@ -311,6 +338,17 @@ impl Stack {
 
     pub(super) fn kernel(&self) -> Option<&Arc<dyn Invalidate>> {
         self.kernel.get()
+    }
+}
+
+/// What the flags of open(2) and execve(2) ask for.
+fn purpose_of(flags: i32) -> Use {
+    if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
+        Use::Write
+    } else if flags & EXECUTES != 0 {
+        Use::Execute
+    } else {
+        Use::Read
     }
 }
 
