@@ -109,7 +109,7 @@ fn run_regime(
             let of_system = best.entry(system).or_default();
             for (phase, summary) in measured {
                 let kept = of_system.entry(phase).or_insert(summary);
-                if summary.mean_us < kept.mean_us {
+                if summary.p50_us < kept.p50_us {
                     *kept = summary;
                 }
             }
@@ -186,17 +186,18 @@ fn tables(regime: Regime, threads: usize, systems: &[System], results: &Results)
     vec![ratios, single]
 }
 
-/// Time over bare time, or bandwidth over bare bandwidth.
+/// Time over bare time, or bandwidth over bare bandwidth. Times are medians of single operations: other work on the
+/// machine, which hits few of them hard, would decide the means.
 fn ratio(unit: Unit, measured: &Summary, bare: &Summary) -> f64 {
     match unit {
-        Unit::Operation => measured.mean_us / bare.mean_us,
+        Unit::Operation => measured.p50_us / bare.p50_us,
         Unit::Bytes(_) => bare.mean_us / measured.mean_us,
     }
 }
 
 fn in_unit(unit: Unit, measured: &Summary) -> String {
     match unit {
-        Unit::Operation => format!("{:.2}", measured.mean_us),
+        Unit::Operation => format!("{:.2}", measured.p50_us),
         Unit::Bytes(each) => format!(
             "{:.0}",
             each as f64 / f64::from(1 << 20) / (measured.mean_us / 1e6)
