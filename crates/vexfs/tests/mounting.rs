@@ -4,134 +4,13 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{chown, symlink};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
+mod place;
 
-const VEXFS: &str = env!("CARGO_BIN_EXE_vexfs");
-/// No command takes this long, on however busy a machine.
-const COMMAND_MAX: Duration = Duration::from_secs(60);
-const NOBODY: u32 = 65534;
-
-/// SOURCE and MOUNTPOINT in a directory of their own.
-struct Place {
-    dir: TempDir,
-}
-
-/// How a command ended.
-#[derive(Debug)]
-struct Ended {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl Place {
-    fn new() -> Place {
-        let place = Place {
-            dir: TempDir::with_prefix("vexfs-test-").expect("a directory"),
-        };
-        fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
-        for name in ["source", "mnt"] {
-            fs::create_dir(place.at(name)).expect("mkdir");
-        }
-        fs::write(place.at("source/file"), "content").expect("write");
-        place
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.dir.path().canonicalize().expect("exists").join(name)
-    }
-
-    /// Runs `vexfs` with words in which `@` stands for the directory.
-    fn vexfs(&self, line: &str) -> Ended {
-        let dir = self.at("").to_string_lossy().trim_end_matches('/').to_owned();
-        run(Command::new(VEXFS).args(line.split(' ').map(|word| word.replace('@', &dir))))
-    }
-
-    fn mount(&self, line: &str) {
-        let ended = self.vexfs(line);
-        assert_eq!(ended.code, 0, "{line}: {ended:?}");
-    }
-
-    /// The daemon's process id, from the lock in its store.
-    fn daemon(&self, source: &str) -> i32 {
-        let lock = fs::read_to_string(self.at(source).join(".vexfs/lock")).expect("a lock");
-        lock.trim().parse().expect("a number")
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let here = self.dir.path().to_string_lossy().into_owned();
-        let below = mounts
-            .lines()
-            .filter_map(|line| line.split(' ').nth(1))
-            .filter(|at| at.starts_with(&here));
-        for at in below.collect::<Vec<_>>().into_iter().rev() {
-            run(Command::new("umount").args(["-l", at]));
-        }
-    }
-}
-
-/// Runs a command to its end, or fails after the time limit.
-fn run(command: &mut Command) -> Ended {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    let until = Instant::now() + COMMAND_MAX;
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("wait") {
-            break status;
-        }
-        if Instant::now() > until {
-            child.kill().expect("kill");
-            panic!("{command:?} hangs");
-        }
-        sleep(Duration::from_millis(2));
-    };
-    let read = |pipe: &mut dyn Read| {
-        let mut text = String::new();
-        pipe.read_to_string(&mut text).expect("text");
-        text
-    };
-    Ended {
-        code: status.code().unwrap_or(-1),
-        stdout: read(&mut child.stdout.take().expect("piped")),
-        stderr: read(&mut child.stderr.take().expect("piped")),
-    }
-}
-
-/// Whether mounts can be tried as root here.
-fn can_mount() -> bool {
-    let can = Path::new("/dev/fuse").exists() && rustix::process::geteuid().is_root();
-    if !can {
-        eprintln!("skipped: needs root and /dev/fuse");
-    }
-    can
-}
-
-fn is_mounted(at: &Path) -> bool {
-    let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc");
-    mounts.lines().any(|line| line.split(' ').nth(1) == at.to_str())
-}
-
-/// Waits until it holds, or fails.
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + COMMAND_MAX;
-    while !holds() {
-        assert!(Instant::now() < until, "{what}");
-        sleep(Duration::from_millis(5));
-    }
-}
+use place::{NOBODY, Place, VEXFS, can_mount, eventually, is_mounted, run};
 
 #[test]
 fn bad_input_gets_one_line_and_the_exit_code_of_mount() {

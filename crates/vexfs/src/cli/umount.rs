@@ -43,6 +43,7 @@ fn umount(args: &UmountArgs) -> Result<()> {
     let entry = find(&args.mountpoint).map_err(|e| bad(e.to_string()))?;
     let entry = entry.ok_or_else(|| bad("not a VexFS mount".into()))?;
     let probe = Probe::of(&entry);
+    let daemon = probe.pid.or_else(|| holder_of_store(entry.source_path()));
     let unmounted = match args.lazy || probe.state == State::Dead {
         true => unmounting::unmount_lazily(&entry.mountpoint),
         false => unmounting::unmount_now(&entry.mountpoint),
@@ -54,14 +55,14 @@ fn umount(args: &UmountArgs) -> Result<()> {
         io::ErrorKind::PermissionDenied => MountError::NotPermitted(e.to_string()),
         _ => bad(e.to_string()),
     })?;
-    match probe.pid.or_else(|| holder_of_store(entry.source_path())) {
+    match daemon.or_else(|| holder_of_store(entry.source_path())) {
         // With files open the daemon lives on, that is what lazy means.
         Some(pid) if !args.lazy => wait_for_end(pid).map_err(bad),
         _ => Ok(()),
     }
 }
 
-/// Who has the store of SOURCE, if that is where stores are by default. Asked when the mount is gone, it is not hidden.
+/// Who has the store of SOURCE, if that is where stores are by default. A mount over SOURCE hides it until it is gone.
 fn holder_of_store(source: &Path) -> Option<u32> {
     let store = StoreDir::open(source, None, CTLNAME_DEFAULT.as_ref()).ok()??;
     store.locked_by().ok()?
