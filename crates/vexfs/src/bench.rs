@@ -4,6 +4,7 @@
 //! stands in the report as not measured.
 
 mod fs;
+pub mod quality;
 mod quantiles;
 mod report;
 
@@ -20,8 +21,11 @@ pub use report::{PartReport, Report, Table};
 #[derive(Clone, Debug, Parser)]
 #[command(name = "performance_benchmark", version, max_term_width = 100)]
 pub struct Settings {
-    /// The parts to measure; all that are built if none is named
+    /// The parts to measure, all that are built if none is named; or `quality`, alone
     pub parts: Vec<String>,
+    /// A judged collection for `quality`: corpus.jsonl, queries.jsonl, qrels.tsv
+    #[arg(long, value_name = "DIR")]
+    pub corpus: Option<PathBuf>,
     /// Smaller and shorter: a look, not a result
     #[arg(long)]
     pub quick: bool,
@@ -73,6 +77,13 @@ impl Settings {
 
 /// The program `performance_benchmark`: measures, prints, writes the reports.
 pub fn run(settings: &Settings) -> ExitCode {
+    if settings.parts == ["quality"] {
+        return quality::command(
+            settings.corpus.as_deref(),
+            settings.json,
+            &progress_bar("quality"),
+        );
+    }
     let outcome = measure(settings).and_then(|report| {
         let written = report.write(&settings.output).context("writing the report")?;
         match settings.json {
