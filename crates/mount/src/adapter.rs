@@ -42,9 +42,9 @@ const TRANSFER_MAX: u32 = 1 << 20;
 const BACKGROUND_MAX: u16 = 64;
 
 /// What we ask of the kernel, if it has it, and nothing else: some capabilities that the library would accept make
-/// set-user-id bits survive a chown, or hang the first setxattr.
-const CAPABILITIES: [InitFlags; 7] = [
-    InitFlags::FUSE_ATOMIC_O_TRUNC,
+/// set-user-id bits survive a chown, or hang the first setxattr. ATOMIC_O_TRUNC is left out because a file would be
+/// truncated before the kernel finds that it is being executed (O_RDONLY | O_TRUNC).
+const CAPABILITIES: [InitFlags; 6] = [
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,

@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags, Statx};
 use rustix::io::Errno;
 
 use super::handle::Handle;
-use super::stat::device;
+use super::stat::{device, kind};
 use crate::ids::Ino;
 
 /// Numbers of other mounts below this are packed; larger ones (overlayfs with xino, some network filesystems) are
@@ -31,7 +31,7 @@ pub(super) struct Mount {
     pub(super) index: u32,
     pub(super) device: u64,
     mount_id: u64,
-    /// Any descriptor on it: what open_by_handle_at(2) needs.
+    /// A descriptor on it; one that open_by_handle_at(2) takes where handles work.
     pub(super) fd: OwnedFd,
     /// Whether inodes are found again by handle.
     pub(super) handles: bool,
@@ -54,8 +54,7 @@ struct Odd {
 impl Mounts {
     /// `handles` may be false to keep away from them.
     pub(super) fn new(root: &OwnedFd, stat: &Statx, handles: bool) -> Result<Mounts, Errno> {
-        let fd = rustix::io::fcntl_dupfd_cloexec(root, 0)?;
-        let handles = handles && handles_work(fd.as_fd());
+        let (fd, handles) = open_mount(root.as_fd(), OsStr::new("."), handles, stat)?;
         let root = Arc::new(Mount {
             index: 0,
             device: device(stat),
@@ -80,13 +79,7 @@ impl Mounts {
         if let Some(known) = self.all.read().iter().find(|m| is_it(m)) {
             return Ok(known.clone());
         }
-        let fd = rustix::fs::openat(
-            dir,
-            name,
-            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
-        let handles = self.root.handles && handles_work(fd.as_fd());
+        let (fd, handles) = open_mount(dir, name, self.root.handles, stat)?;
         let mut all = self.all.write();
         if let Some(known) = all.iter().find(|m| is_it(m)) {
             return Ok(known.clone());
@@ -167,10 +160,31 @@ pub(super) fn unseen(ino: Ino) -> Ino {
     Ino(UNSEEN_BIT | ino.0 & (UNSEEN_BIT - 1))
 }
 
-/// Whether inodes of this mount can be named and opened by handle: the filesystem must support it, and we need
-/// CAP_DAC_READ_SEARCH.
-fn handles_work(mount: BorrowedFd<'_>) -> bool {
-    Handle::at(mount, OsStr::new("")).is_ok_and(|h| h.open(mount, libc::O_PATH).is_ok())
+/// Opens a mount at one of its inodes, for open_by_handle_at(2), and tells whether handles work there: the filesystem
+/// must support them, we need CAP_DAC_READ_SEARCH, and a descriptor with more rights than O_PATH, which a directory
+/// gives without harm.
+fn open_mount(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    handles: bool,
+    stat: &Statx,
+) -> Result<(OwnedFd, bool), Errno> {
+    let open = |flags| {
+        rustix::fs::openat(
+            dir,
+            name,
+            flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+    };
+    if handles
+        && kind(stat) == libc::S_IFDIR
+        && let Ok(fd) = open(OFlags::RDONLY | OFlags::DIRECTORY)
+        && Handle::at(fd.as_fd(), OsStr::new("")).is_ok_and(|h| h.open(&fd, libc::O_PATH).is_ok())
+    {
+        return Ok((fd, true));
+    }
+    Ok((open(OFlags::PATH)?, false))
 }
 
 #[cfg(test)]
