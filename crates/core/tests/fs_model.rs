@@ -468,15 +468,14 @@ fn create(
     let node = known.unwrap_or_else(|| model.add(Body::File(Vec::new()), 0o644));
     model.entries_mut(dir).insert(name, node);
     let ino = subject.count(&entry);
-    if subject.open.len() < HANDLES_MAX {
-        subject.open.push(OpenHandle {
-            ino,
-            fh: opened.fh,
-            node,
-            wrote: false,
-        });
-    } else {
-        subject.stack.release(ino, opened.fh).unwrap();
+    subject.open.push(OpenHandle {
+        ino,
+        fh: opened.fh,
+        node,
+        wrote: false,
+    });
+    if subject.open.len() > HANDLES_MAX {
+        subject.close(HANDLES_MAX);
     }
 }
 
