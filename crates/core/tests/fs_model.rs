@@ -1,6 +1,8 @@
 //! Random operations on a stack, each compared with a model in memory: the outcome, and then the whole tree with
 //! contents, modes, link counts and attributes. With file handles and without, through forgetting and reopening.
 
+#![allow(clippy::unwrap_used, reason = "a test says enough by failing")]
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;

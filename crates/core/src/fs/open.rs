@@ -244,7 +244,7 @@ impl Stack {
     /// Reports what was written through an open file so far. True when it was open for writing.
     pub fn flush(&self, fh: u64) -> Result<bool> {
         match self.files.get(fh) {
-            Some(file) if file.writes => self.settle(&file, false).map(|()| true),
+            Some(file) if file.purpose == Use::Write => self.settle(&file, false).map(|()| true),
             _ => Ok(false),
         }
     }
