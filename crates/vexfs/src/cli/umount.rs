@@ -78,10 +78,17 @@ fn find(given: &Path) -> io::Result<Option<MountEntry>> {
     Ok(mountinfo::topmost_at(&full)?.filter(MountEntry::is_vexfs))
 }
 
+/// Whether a process still does something: one that has ended and waits for its parent's attention does not.
+fn is_running(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
 /// A new mount of the same store can begin when the old daemon is gone.
 fn wait_for_end(pid: u32) -> Result<(), String> {
     let until = Instant::now() + DAEMON_END_MAX;
-    while Path::new(&format!("/proc/{pid}")).exists() {
+    while is_running(pid) {
         if Instant::now() > until {
             return Err(format!(
                 "unmounted, but the daemon (process {pid}) is still writing"
