@@ -20,8 +20,8 @@ use serde_json::{Value, json};
 use vexfs_vector::kernel::Kernels;
 use vexfs_vector::{Database, Measure, Options as VectorOptions, Space, SpaceConfig};
 
+use crate::change::ChangeSink;
 use crate::error::{Error, Result};
-use crate::fs::change::ChangeSink;
 use crate::fs::ops::Caller;
 use crate::ids::NodeKey;
 use crate::query::access::{permitted, readable};
@@ -29,9 +29,10 @@ use crate::query::answer::{Answer, name_text, path_text};
 use crate::query::options::Options;
 use crate::query::search::{Request, Searcher, vector_error};
 use crate::query::spaces::ToldSpaces;
+use crate::relation::Derived;
 use crate::semantic::embed::{Embedder, StaticModel};
 use crate::semantic::indexer::feed::Event;
-use crate::semantic::indexer::{Indexer, IndexerOptions, IndexerParts};
+use crate::semantic::indexer::{Consequence, Indexer, IndexerOptions, IndexerParts};
 use crate::semantic::lexical::LexicalIndex;
 use crate::store::Store;
 pub use attributes::{PREFIX as XATTR_PREFIX, is_ours as is_our_xattr};
@@ -84,6 +85,12 @@ pub struct Knowledge {
     started: Instant,
 }
 
+/// The relations that follow from a file's text.
+fn relate(path: &Path, text: &str) -> Consequence {
+    let derived = Derived::of(path, text, text);
+    Box::new(move |tx, id| tx.set_derived(id, &derived))
+}
+
 impl Knowledge {
     /// Opens the store of a backing directory and starts its indexer. The caller holds the store's lock.
     pub fn open(root: OwnedFd, options: KnowledgeOptions) -> Result<Arc<Knowledge>> {
@@ -105,6 +112,7 @@ impl Knowledge {
             root: root.try_clone()?,
             options: IndexerOptions {
                 manual: options.index == IndexMode::Manual,
+                follow: Some(Arc::new(relate)),
                 ..IndexerOptions::new(&options.store.join("marks"))
             },
         })?;

@@ -7,9 +7,9 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 
+use vexfs_core::change::{Change, ChangeSink};
 use vexfs_core::engine::Engine;
 use vexfs_core::fs::Stack;
-use vexfs_core::fs::change::{Change, ChangeSink};
 use vexfs_core::ids::NodeKey;
 use vexfs_core::metrics::Metrics;
 use vexfs_mount::options::MountOptions;

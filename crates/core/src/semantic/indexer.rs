@@ -24,6 +24,7 @@ mod text;
 mod walk;
 
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -378,7 +379,14 @@ fn spawn_all(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>> {
     let mut spawn = |name: &str, run: Box<dyn FnOnce(&Shared) + Send>| -> Result<()> {
         let shared = Arc::clone(shared);
         let builder = std::thread::Builder::new().name(format!("index-{name}"));
-        threads.push(builder.spawn(move || run(&shared))?);
+        let name = name.to_owned();
+        threads.push(builder.spawn(move || {
+            if catch_unwind(AssertUnwindSafe(|| run(&shared))).is_err() {
+                *shared.error.lock() = Some(format!(
+                    "the indexer's thread {name:?} ended by a fault in the program"
+                ));
+            }
+        })?);
         Ok(())
     };
     let (sender, receiver) = bounded(JOBS_MAX);
@@ -412,7 +420,10 @@ fn work(shared: &Shared, jobs: &Sender<Job>) {
             .get(id)
             .map_or(0, |node| node.facts.size as usize);
         let reserved = shared.budget.take(size);
-        match prepare::prepare(shared, id) {
+        // The text of a file is hostile until proved otherwise: a fault that it brings to light costs this file only.
+        let step = catch_unwind(AssertUnwindSafe(|| prepare::prepare(shared, id)))
+            .unwrap_or_else(|_| prepare::fail(shared, id, "a fault in the program"));
+        match step {
             Ok(Step::Skip) => shared.queue.done([id].into_iter()),
             Ok(Step::Park) => shared.queue.park(id),
             Ok(Step::Commit(job)) => {

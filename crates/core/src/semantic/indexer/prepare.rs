@@ -183,6 +183,36 @@ pub(super) fn prepare(shared: &Shared, id: FileId) -> Result<Step> {
     }
 }
 
+/// Gives an awaiting file up, until it changes.
+pub(super) fn fail(shared: &Shared, id: FileId, why: &str) -> Result<Step> {
+    let Some(Known { row, passages, .. }) = rows_of(shared, id)? else {
+        return Ok(Step::Skip);
+    };
+    if !row.state.is_awaiting() || row.state == State::Leaving {
+        return Ok(Step::Skip);
+    }
+    let vectors = removal(id, &passages);
+    let words = WordChanges {
+        replace: passages != Passages::None,
+        ..WordChanges::default()
+    };
+    let indexed = Indexed {
+        facts: row.facts,
+        hash: None,
+        passages: Passages::None,
+        state: State::Failed(why.to_owned()),
+    };
+    let outcome = Outcome::Indexed(indexed);
+    Ok(Step::Commit(Box::new(Job {
+        id,
+        outcome,
+        vectors,
+        words,
+        consequence: None,
+        bytes: 256,
+    })))
+}
+
 fn rows_of(shared: &Shared, id: FileId) -> Result<Option<Known>> {
     shared.store.read(|rows| {
         let Some(row) = rows.file(id)? else {

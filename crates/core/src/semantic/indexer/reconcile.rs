@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Shared;
 use super::feed::{Event, What};
@@ -59,12 +60,24 @@ enum When {
     Scan,
 }
 
-/// Settles batches until the inbox is closed.
+/// How long to wait after a failure before everything is looked at again; doubled at each further failure.
+const RETRY_MIN: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// Settles batches until the inbox is closed. What could not be written down, because the disk is full for instance, is
+/// found again by a scan.
 pub(super) fn run(shared: &Shared) {
+    let mut retry = RETRY_MIN;
     while let Some(batch) = shared.inbox.next() {
-        if let Err(error) = settle(shared, &batch) {
-            tracing::error!(%error, "changes could not be written down; the tree will be scanned");
-            shared.fail(&error);
+        match settle(shared, &batch) {
+            Ok(()) => retry = RETRY_MIN,
+            Err(error) => {
+                tracing::error!(%error, "changes could not be written down; the tree will be scanned");
+                shared.fail(&error);
+                shared.sleep(retry);
+                retry = (retry * 2).min(RETRY_MAX);
+                shared.inbox.push(Change::Everything);
+            }
         }
         shared.inbox.settled(&batch);
         shared.queue.unpark();
