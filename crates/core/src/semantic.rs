@@ -3,6 +3,7 @@
 //! Everything here is derived from files and can be rebuilt from them.
 
 pub mod embed;
+pub mod extract;
 pub mod indexer;
 pub mod lexical;
 pub mod passages;

@@ -15,6 +15,10 @@ use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use vexfs_core::semantic::extract::{declare_worker, worker_main};
+
+/// The hidden subcommand as which this program reads hostile files for its daemon.
+const EXTRACT_WORKER: &str = "extract-worker";
 
 /// A filesystem in which every file can be found by meaning
 #[derive(Parser, Debug)]
@@ -42,7 +46,12 @@ enum Command {
 
 /// Runs one command and gives its exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let args = as_subcommand(args.into_iter().collect());
+    let args: Vec<OsString> = args.into_iter().collect();
+    if args.get(1).is_some_and(|word| word == EXTRACT_WORKER) {
+        return worker_main(&args[2..]);
+    }
+    declare_worker(EXTRACT_WORKER);
+    let args = as_subcommand(args);
     let mounting = args
         .get(1)
         .is_some_and(|word| word == "mount" || word == "umount");

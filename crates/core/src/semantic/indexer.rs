@@ -20,7 +20,6 @@ mod prepare;
 mod queue;
 mod reconcile;
 mod recover;
-mod text;
 mod walk;
 
 use std::os::fd::OwnedFd;
@@ -38,6 +37,7 @@ use crate::change::{Change, ChangeSink};
 use crate::error::{Error, Result};
 use crate::ids::{FileId, Generation, NodeKey};
 use crate::semantic::embed::{Embedder, StaticModel, WordPiece};
+use crate::semantic::extract::{Limits, Workers};
 use crate::semantic::scan::rules::{RuleOptions, Rules};
 use crate::semantic::scan::tree::Tree;
 use crate::store::file::{Facts, Kind, ROOT, State};
@@ -86,6 +86,8 @@ pub struct IndexerOptions {
     pub marks: PathBuf,
     /// Threads that read, cut and embed.
     pub workers: usize,
+    /// Processes that read files in hostile formats.
+    pub extraction: Arc<Workers>,
     /// Threads that walk folders.
     pub walkers: usize,
     /// Whether contents are indexed only on demand ([`Indexer::pause`]); names are followed all the same.
@@ -102,6 +104,7 @@ impl IndexerOptions {
             rules: RuleOptions::default(),
             marks: marks.to_owned(),
             workers: threads,
+            extraction: Arc::new(Workers::if_declared(Limits::default())),
             walkers: threads,
             manual: false,
             follow: None,

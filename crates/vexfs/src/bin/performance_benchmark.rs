@@ -5,7 +5,10 @@ use vexfs::bench::Settings;
 
 fn main() -> std::process::ExitCode {
     // The parts that need a mount start this program again as the daemon.
-    if matches!(std::env::args().nth(1).as_deref(), Some("mount" | "umount")) {
+    if matches!(
+        std::env::args().nth(1).as_deref(),
+        Some("mount" | "umount" | "extract-worker")
+    ) {
         return vexfs::cli::run(std::env::args_os());
     }
     vexfs::bench::run(&Settings::parse())

@@ -9,10 +9,10 @@ use std::path::PathBuf;
 
 use super::derived::VectorChanges;
 use super::inbox::Place;
-use super::text::{self, Text, Unreadable};
 use super::{Consequence, Shared};
 use crate::error::{Error, Result};
 use crate::ids::{FileId, PassageId};
+use crate::semantic::extract::{Extracted, Outcome as Extraction, extract};
 use crate::semantic::passages::{self, Passage};
 use crate::semantic::scan::tree::is_gone;
 use crate::store::catalog::Indexed;
@@ -168,18 +168,19 @@ pub(super) fn prepare(shared: &Shared, id: FileId) -> Result<Step> {
             bytes: 256,
         })));
     }
-    match text::of(at.as_os_str(), content) {
-        Ok(text) => {
+    match extract(at.as_os_str(), &content, &shared.options.extraction) {
+        Extraction::Text(text) => {
             let consequence = shared.consequence(path, &text.text);
             let mut job = index(shared, id, &known.passages, at, facts, hash, text)?;
             job.consequence = consequence;
             Ok(Step::Commit(Box::new(job)))
         }
-        Err(Unreadable::NoText(rule)) => emptied(
+        Extraction::NoText(rule) => emptied(
             State::Excluded(format!("{CONTENT_RULE} {rule}")),
             facts,
             Some(hash),
         ),
+        Extraction::Failed(why) => emptied(State::Failed(why), facts, Some(hash)),
     }
 }
 
@@ -276,7 +277,7 @@ fn index(
     at: &Name,
     facts: Facts,
     hash: [u8; 32],
-    text: Text,
+    text: Extracted,
 ) -> Result<Job> {
     let cut = passages::split(&text.text, text.form, shared.tokenizer());
     let inputs: Vec<Cow<'_, str>> = cut.iter().map(|passage| passage.embedded(&text.text)).collect();
