@@ -119,9 +119,15 @@ fn reader(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
 
 /// Whether mounts can be tried as root here.
 pub(crate) fn can_mount() -> bool {
-    let can = Path::new("/dev/fuse").exists() && rustix::process::geteuid().is_root();
+    let device = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
+    // A container's root may have the device and still not the right to mount.
+    let can = device.is_ok()
+        && Command::new("unshare")
+            .args(["-m", "true"])
+            .status()
+            .is_ok_and(|s| s.success());
     if !can {
-        eprintln!("skipped: needs root and /dev/fuse");
+        eprintln!("skipped: needs /dev/fuse and the right to mount");
     }
     can
 }
