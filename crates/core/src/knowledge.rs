@@ -12,7 +12,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Access, Mode, OFlags, ResolveFlags};
@@ -24,6 +24,7 @@ use crate::change::ChangeSink;
 use crate::error::{Error, Result};
 use crate::fs::ops::Caller;
 use crate::ids::NodeKey;
+use crate::metrics::Metrics;
 use crate::query::access::{permitted, readable};
 use crate::query::answer::{Answer, name_text, path_text};
 use crate::query::options::Options;
@@ -83,6 +84,7 @@ pub struct Knowledge {
     spaces: Arc<ToldSpaces>,
     root: OwnedFd,
     started: Instant,
+    mount: OnceLock<Arc<Metrics>>,
 }
 
 /// The relations that follow from a file's text.
@@ -132,6 +134,7 @@ impl Knowledge {
             spaces,
             root,
             started: Instant::now(),
+            mount: OnceLock::new(),
         }))
     }
 
@@ -159,6 +162,12 @@ impl Knowledge {
         self.indexer.wait_idle(timeout)
     }
 
+    /// The counters of the mount, from which the status tells whether passthrough is on.
+    pub fn set_mount(&self, metrics: Arc<Metrics>) {
+        // There is one mount to a store.
+        let _ = self.mount.set(metrics);
+    }
+
     /// How fresh the index is.
     pub fn status(&self) -> Status {
         let counts = self.store.mirror().counts();
@@ -183,7 +192,7 @@ impl Knowledge {
             socket: self.options.socket.clone(),
             simd: Kernels::get().simd().name(),
             uptime_s: self.started.elapsed().as_secs(),
-            ..Status::default()
+            passthrough: self.mount.get().map(|metrics| metrics.passthrough.get() != 0),
         }
     }
 

@@ -117,6 +117,7 @@ fn compose(place: &Place, options: &MountOptions, search: Option<&Service>) -> R
     let stack = Arc::new(Stack::new(root, stack_options, changes)?);
     let metrics = Arc::new(Metrics::new());
     let control = search.map(|search| {
+        search.knowledge().set_mount(metrics.clone());
         let render = Engine::new(stack.clone(), None, metrics.clone());
         let prometheus = move || {
             let mut text = String::new();
@@ -127,7 +128,15 @@ fn compose(place: &Place, options: &MountOptions, search: Option<&Service>) -> R
         Arc::new(tree) as Arc<dyn ControlDirectory>
     });
     let engine = Engine::new(stack, control, metrics);
-    Ok(Adapter::new(Arc::new(engine), AdapterOptions::from(options)))
+    let mut of_adapter = AdapterOptions::from(options);
+    of_adapter.passthrough &= may_pass_through();
+    Ok(Adapter::new(Arc::new(engine), of_adapter))
+}
+
+/// The kernel lets nobody else tie files to a mount. In a container it may refuse all the same, at the first open.
+fn may_pass_through() -> bool {
+    rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN))
 }
 
 /// The process gets what a filesystem needs: files exactly with the mode that was asked for, and as many descriptors
