@@ -19,13 +19,14 @@ use vexfs_core::ids::NodeKey;
 use vexfs_core::metrics::Metrics;
 use vexfs_core::store::dir::StoreDir;
 use vexfs_mount::adapter::{Adapter, AdapterOptions, stack_options};
-use vexfs_mount::mounting;
+use vexfs_mount::mounting::{self, Mounted};
 use vexfs_mount::options::{Control, Http, MountOptions};
 use vexfs_mount::place::Place;
 use vexfs_mount::session::Session;
 use vexfs_mount::{MountError, Result};
 
 use crate::background::Ready;
+use crate::own_view::start_in_own_view;
 use crate::service::Service;
 
 /// What is to be mounted, where and how.
@@ -65,28 +66,27 @@ pub(crate) fn run(request: MountRequest, ready: Ready) -> Result<()> {
     let (events, happened) = mpsc::channel();
     end_on_signal(events.clone())?;
 
-    let search = match options.ctl {
-        Control::Off => None,
-        _ => Some(Service::start(&place, &options, &store)?),
-    };
-    let adapter = compose(&place, &options, search.as_ref())?;
-    let kernel_cache = adapter.kernel_cache();
-    let mounted = mounting::mount(&place, &options)?;
     let ended = move |outcome| {
         // The receiver is gone only when the daemon ends already.
         let _ = events.send(Event::Ended(outcome));
     };
-    let session = Session::start(adapter, mounted, &options, ended)?;
-    kernel_cache.connect(session.notifier());
+    let (session, search) = match place.source == place.mountpoint && may_mount() {
+        true => start_in_own_view(&place, &options, |mount| {
+            start(&place, &options, &store, mount, ended)
+        })?,
+        false => start(
+            &place,
+            &options,
+            &store,
+            &mut || mounting::mount(&place, &options),
+            ended,
+        )?,
+    };
     tracing::info!(source = %place.source.display(), mountpoint = %place.mountpoint.display(), "mounted");
     ready.tell().map_err(|source| MountError::Kernel {
         what: "going into the background",
         source,
     })?;
-
-    if let Some(search) = &search {
-        search.knowledge().scan_in_background()?;
-    }
 
     let outcome = wait_for_end(session, &happened);
     drop(search);
@@ -95,6 +95,28 @@ pub(crate) fn run(request: MountRequest, ready: Ready) -> Result<()> {
         what: "the session failed",
         source,
     })
+}
+
+/// Opens what is known, mounts, and answers. The threads that it starts see the mounts as this one does.
+fn start(
+    place: &Place,
+    options: &MountOptions,
+    store: &StoreDir,
+    mount: &mut dyn FnMut() -> Result<Mounted>,
+    ended: impl FnOnce(io::Result<()>) + Send + 'static,
+) -> Result<(Session, Option<Service>)> {
+    let search = match options.ctl {
+        Control::Off => None,
+        _ => Some(Service::start(place, options, store)?),
+    };
+    let adapter = compose(place, options, search.as_ref())?;
+    let kernel_cache = adapter.kernel_cache();
+    let session = Session::start(adapter, mount()?, options, ended)?;
+    kernel_cache.connect(session.notifier());
+    if let Some(search) = &search {
+        search.knowledge().scan_in_background()?;
+    }
+    Ok((session, search))
 }
 
 /// The filesystem over SOURCE, with search in its control directory.
@@ -129,12 +151,13 @@ fn compose(place: &Place, options: &MountOptions, search: Option<&Service>) -> R
     });
     let engine = Engine::new(stack, control, metrics);
     let mut of_adapter = AdapterOptions::from(options);
-    of_adapter.passthrough &= may_pass_through();
+    of_adapter.passthrough &= may_mount();
     Ok(Adapter::new(Arc::new(engine), of_adapter))
 }
 
-/// The kernel lets nobody else tie files to a mount. In a container it may refuse all the same, at the first open.
-fn may_pass_through() -> bool {
+/// Whether this process has CAP_SYS_ADMIN: the kernel lets nobody else tie files to a mount or take a view of the
+/// mounts. In a container it may refuse passthrough all the same, at the first open.
+fn may_mount() -> bool {
     rustix::thread::capabilities(None)
         .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN))
 }
@@ -169,6 +192,10 @@ fn open_store(place: &Place, options: &MountOptions) -> Result<StoreDir> {
                 });
             }
         }
+    }
+    if options.store.is_none() && place.source == place.mountpoint && !may_mount() {
+        // Our mount would hide a store in SOURCE from ourselves.
+        return Ok(StoreDir::open_or_create_elsewhere(&place.source)?);
     }
     Ok(StoreDir::open_or_create(
         &place.source,

@@ -5,4 +5,5 @@ pub mod bench;
 pub mod cli;
 mod daemon;
 mod logging;
+mod own_view;
 mod service;

@@ -172,6 +172,10 @@ fn fstab_and_mount_vexfs_shapes_mount_over_source_itself() {
     assert!(is_mounted(&source));
     fs::write(place.at("source/through"), "mount").expect("write");
     assert_eq!(fs::read(place.at("source/file")).expect("read"), b"content");
+    // The index works behind the mount that covers its store.
+    fs::write(place.at("source/money.txt"), "customers get refunds").expect("write");
+    let found = place.vexfs("search --wait=30 refunds @/source");
+    assert!(found.code == 0 && found.stdout.contains("money.txt"), "{found:?}");
     let again = place.vexfs("mount @/source @/source");
     assert!(
         again.code == 32 && again.stderr.contains("is mounted by VexFS already"),

@@ -66,13 +66,21 @@ impl StoreDir {
         let location = source.join(ctlname);
         match open_or_create_at(&open_dir(source)?, location, ctlname) {
             Err(Error::Os(libc::EROFS | libc::EACCES | libc::EPERM)) => {
-                let parent = state_home()?.join("vexfs");
-                fs::create_dir_all(&parent)?;
-                let name = name_for(source)?;
-                open_or_create_at(&open_dir(&parent)?, parent.join(&name), &name)
+                StoreDir::open_or_create_elsewhere(source)
             }
             other => other,
         }
+    }
+
+    /// Opens the store of `source` below `$XDG_STATE_HOME/vexfs`, or makes it.
+    ///
+    /// # Errors
+    /// As [`StoreDir::open_or_create`].
+    pub fn open_or_create_elsewhere(source: &Path) -> Result<StoreDir> {
+        let parent = state_home()?.join("vexfs");
+        fs::create_dir_all(&parent)?;
+        let name = name_for(source)?;
+        open_or_create_at(&open_dir(&parent)?, parent.join(&name), &name)
     }
 
     /// Opens an existing store of `source` without making one: `None` when there is none.
