@@ -21,10 +21,12 @@ mod open;
 mod slab;
 mod stat;
 mod table;
+mod watch;
 mod xattr;
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -49,15 +51,21 @@ pub use self::xattr::OWN_PREFIX;
 /// two system calls more.
 const KEPT_DIRS_MAX: usize = 4096;
 
+/// How long the kernel believes what is invalidated when it changes. A time given that is as long is taken for the
+/// promise that nobody changes the backing directory behind the mount.
+pub(crate) const WATCHED_TTL: Duration = Duration::from_secs(3600);
+
+/// How long it believes the rest. Within a burst of requests it is as good as an hour.
+const UNWATCHED_TTL: Duration = Duration::from_secs(1);
+
 /// How the backing directory is shown.
 #[derive(Clone, Debug)]
 pub struct StackOptions {
     /// The name that belongs to the control directory in every directory; `None` gives it back to the files.
     pub ctlname: Option<OsString>,
-    /// How long the kernel may believe names and attributes. Long when every change goes through the mount.
-    pub ttl: Duration,
-    /// Nobody else changes the backing directory unseen: what was asked once need not be asked again.
-    pub exclusive: bool,
+    /// How long the kernel may believe names and attributes; `None` for long if changes behind the mount are noticed
+    /// ([`Stack::watch`]), else for a second.
+    pub ttl: Option<Duration>,
     /// Use file handles if they work. Without them inodes are found again by name.
     pub handles: bool,
     /// The directory, by key, and the name in it under which the mount itself lies, if that is below the backing
@@ -69,8 +77,7 @@ impl Default for StackOptions {
     fn default() -> StackOptions {
         StackOptions {
             ctlname: Some(OsString::from(".vexfs")),
-            ttl: Duration::from_secs(3600),
-            exclusive: true,
+            ttl: None,
             handles: true,
             mountpoint: None,
         }
@@ -96,6 +103,7 @@ pub struct Stack {
     dirs: Slab<OpenDir>,
     changes: Arc<dyn ChangeSink>,
     kernel: OnceLock<Arc<dyn Invalidate>>,
+    watched: AtomicBool,
 }
 
 impl Stack {
@@ -122,6 +130,7 @@ impl Stack {
             dirs: Slab::new(),
             changes,
             kernel: OnceLock::new(),
+            watched: AtomicBool::new(false),
         };
         let node = Node::new(
             Ino::ROOT,
@@ -179,6 +188,19 @@ impl Stack {
         &self.options
     }
 
+    /// How long the kernel may believe what it is told of an inode.
+    pub fn ttl_of(&self, ino: Ino) -> Duration {
+        let watched = self.watched.load(Relaxed) && mounts::is_of_root(ino);
+        self.options
+            .ttl
+            .unwrap_or(if watched { WATCHED_TTL } else { UNWATCHED_TTL })
+    }
+
+    /// Whether what was asked once need not be asked again: nobody changes the inode unnoticed.
+    pub fn is_trusted(&self, ino: Ino) -> bool {
+        self.ttl_of(ino) >= WATCHED_TTL
+    }
+
     /// The user that the daemon acts as.
     pub fn owner(&self) -> u32 {
         self.identity.uid()
@@ -199,8 +221,8 @@ impl Stack {
         Entry {
             attr: stat::attr(node.ino, stat),
             generation: u64::from(node.generation),
-            entry_ttl: self.options.ttl,
-            attr_ttl: self.options.ttl,
+            entry_ttl: self.ttl_of(node.ino),
+            attr_ttl: self.ttl_of(node.ino),
         }
     }
 

@@ -102,6 +102,11 @@ impl Adapter {
         let metrics = engine.metrics().clone();
         let kernel_cache = Arc::new(KernelCache::new(metrics.clone()));
         engine.stack().connect(kernel_cache.clone());
+        if engine.stack().options().ttl.is_none()
+            && let Err(e) = engine.stack().watch()
+        {
+            tracing::info!("changes behind the mount show after a second: {e}");
+        }
         let backings = Backings::new(options.passthrough, metrics.clone());
         let executor = Executor::new(metrics);
         Adapter {
@@ -259,7 +264,7 @@ impl Core {
         if ino.is_control() {
             Duration::ZERO
         } else {
-            self.engine.stack().options().ttl
+            self.engine.stack().ttl_of(ino)
         }
     }
 }
@@ -274,7 +279,7 @@ impl Filesystem for Adapter {
             // It implies the check of permissions, so it is not for mounts without it.
             let _ = config.add_capabilities(InitFlags::FUSE_POSIX_ACL);
         }
-        if !self.core.engine.stack().options().exclusive {
+        if !self.core.engine.stack().is_trusted(Ino::ROOT) {
             // Cached pages go when the attributes show that somebody else wrote the file.
             let _ = config.add_capabilities(InitFlags::FUSE_AUTO_INVAL_DATA);
         }
@@ -535,7 +540,7 @@ impl Filesystem for Adapter {
         self.run(self.core.engine.may_wait(ino), move |core| {
             match core.engine.opendir(&caller, ino) {
                 Ok(fh) => {
-                    let flags = match (ino.is_control(), core.engine.stack().options().exclusive) {
+                    let flags = match (ino.is_control(), core.engine.stack().is_trusted(ino)) {
                         // A generated list is new each time.
                         (true, _) => FopenFlags::empty(),
                         // The kernel drops its list when the directory's mtime changes.

@@ -193,8 +193,8 @@ impl Stack {
         Entry {
             attr,
             generation: 0,
-            entry_ttl: self.options.ttl,
-            attr_ttl: self.options.ttl,
+            entry_ttl: self.ttl_of(entry.ino),
+            attr_ttl: self.ttl_of(entry.ino),
         }
     }
 }

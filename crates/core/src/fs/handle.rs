@@ -57,23 +57,29 @@ impl Handle {
             };
             if rc == 0 { Ok(()) } else { Err(last_errno()) }
         })?;
-        let len = raw.bytes_len as usize;
-        if len <= INLINE_MAX {
-            let mut bytes = [0; INLINE_MAX];
-            bytes[..len].copy_from_slice(&raw.bytes[..len]);
-            return Ok(Handle::Short {
-                kind: raw.kind,
-                len: len as u8,
-                bytes,
-            });
+        let len = (raw.bytes_len as usize).min(BYTES_MAX);
+        Ok(Handle::new(raw.kind, &raw.bytes[..len]))
+    }
+
+    /// A handle as the kernel wrote it.
+    pub(crate) fn new(kind: i32, data: &[u8]) -> Handle {
+        if data.len() > INLINE_MAX {
+            return Handle::Long(Box::new((kind, data.to_vec())));
         }
-        Ok(Handle::Long(Box::new((raw.kind, raw.bytes[..len].to_vec()))))
+        let mut bytes = [0; INLINE_MAX];
+        bytes[..data.len()].copy_from_slice(data);
+        Handle::Short {
+            kind,
+            len: data.len() as u8,
+            bytes,
+        }
     }
 
     /// Opens the inode; `mount` is any descriptor on its mount but an O_PATH one. Needs CAP_DAC_READ_SEARCH. ESTALE when the inode
     /// does not exist any more.
     pub(crate) fn open(&self, mount: impl AsFd, flags: i32) -> Result<OwnedFd, Errno> {
         let bytes = self.bytes();
+        let bytes = &bytes[..bytes.len().min(BYTES_MAX)];
         let mut raw = RawHandle {
             bytes_len: bytes.len() as u32,
             kind: self.kind(),
@@ -111,6 +117,14 @@ impl Handle {
                 number: n, bits: 32, ..
             } => Some(n == number & 0xffff_ffff),
             Layout::Known { number: n, .. } => Some(n == number),
+            Layout::Unknown => None,
+        }
+    }
+
+    /// The inode number, where the layout tells all of it.
+    pub(crate) fn number(&self) -> Option<u64> {
+        match self.layout() {
+            Layout::Known { number, .. } => Some(number),
             Layout::Unknown => None,
         }
     }
@@ -219,15 +233,7 @@ mod tests {
 
     #[test]
     fn known_layouts_give_number_and_generation() {
-        let short = |kind, data: &[u8]| {
-            let mut bytes = [0; INLINE_MAX];
-            bytes[..data.len()].copy_from_slice(data);
-            Handle::Short {
-                kind,
-                len: data.len() as u8,
-                bytes,
-            }
-        };
+        let short = Handle::new;
         let ext4 = short(1, &[&7u32.to_ne_bytes()[..], &9u32.to_ne_bytes()].concat());
         assert_eq!(
             (ext4.is_of(7), ext4.is_of(8), ext4.generation()),

@@ -155,6 +155,11 @@ impl Mounts {
     }
 }
 
+/// Whether an inode is of the root's own mount.
+pub(super) fn is_of_root(ino: Ino) -> bool {
+    ino.0 & (OTHER_MOUNT_BIT | HANDED_OUT_BIT) == 0
+}
+
 /// A number for a name whose inode may not be looked at. No inode has it.
 pub(super) fn unseen(ino: Ino) -> Ino {
     Ino(UNSEEN_BIT | ino.0 & (UNSEEN_BIT - 1))

@@ -43,14 +43,14 @@ impl Stack {
         let opened = if node.is_file() {
             self.changes.maybe_changed(self.key(&node));
             if stat.stx_size == 0 && stat.stx_nlink == 1 && flags & libc::O_EXCL != 0 {
-                node.set_absent(Absent::Capability, self.options.exclusive);
+                node.set_absent(Absent::Capability, self.is_trusted(node.ino));
             }
             let purpose = match flags & libc::O_ACCMODE {
                 libc::O_RDONLY => Use::Read,
                 _ => Use::Write,
             };
             // The index has not seen a truncated file, nor a new one.
-            self.opened(node.clone(), fd, purpose, Some(NEVER), how)
+            self.opened(node.clone(), fd, &stat, purpose, Some(NEVER), how)
         } else {
             Err(Error::Os(libc::EEXIST))
         };

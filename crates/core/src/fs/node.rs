@@ -43,8 +43,8 @@ pub(super) struct State {
     pub(super) writing: Option<Box<Writing>>,
     /// Programs that run from the file.
     pub(super) executing: u32,
-    /// The last stamp at which cached pages of the kernel were right (without passthrough only).
-    pub(super) cached: Option<Box<Stamp>>,
+    /// The file as the last of our writers left it, or as it was when cached pages of the kernel were right.
+    pub(super) settled: Option<Box<Stamp>>,
 }
 
 /// How the inode is opened again.
@@ -113,7 +113,7 @@ impl Node {
                 fd: None,
                 writing: None,
                 executing: 0,
-                cached: None,
+                settled: None,
             }),
         }
     }

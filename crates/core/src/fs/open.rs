@@ -6,7 +6,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, SeekFrom, Statx};
 use rustix::io::ReadWriteFlags;
 
 use super::change::Change;
@@ -120,19 +120,21 @@ impl Stack {
         } else {
             None
         };
-        self.opened(node, fd, purpose, before, how)
+        let stat = stat_fd(&fd)?;
+        self.opened(node, fd, &stat, purpose, before, how)
     }
 
-    /// Enters an open file. `indexed` is what the index knows of it, if that is not what is there now.
+    /// Enters an open file with its attributes. `indexed` is what the index knows of it, if that is not what is there now.
     pub(super) fn opened(
         &self,
         node: Arc<Node>,
         fd: OwnedFd,
+        stat: &Statx,
         purpose: Use,
         indexed: Option<Stamp>,
         how: Reopen,
     ) -> Result<Opened> {
-        let stamp = Stamp::of(&stat_fd(&fd)?);
+        let stamp = Stamp::of(stat);
         let mut keep_cache = true;
         {
             let mut state = node.state.lock();
@@ -155,9 +157,9 @@ impl Stack {
                     }
                 }
             }
-            if how == Reopen::Daemon && !self.options.exclusive {
-                keep_cache = state.cached.as_deref() == Some(&stamp);
-                state.cached = Some(Box::new(stamp));
+            if how == Reopen::Daemon && !self.is_trusted(node.ino) {
+                keep_cache = state.settled.as_deref() == Some(&stamp);
+                state.settled = Some(Box::new(stamp));
             }
         }
         let generation = u64::from(node.generation);
@@ -310,9 +312,6 @@ impl Stack {
         let (mut changed, mut stale) = (false, false);
         {
             let mut state = file.node.state.lock();
-            if !self.options.exclusive && state.cached.is_some() {
-                state.cached = Some(Box::new(now));
-            }
             if let Some(writing) = &mut state.writing {
                 changed = writing.indexed != now;
                 stale = writing.told != now && writing.told.size == now.size;
@@ -321,6 +320,7 @@ impl Stack {
                 writing.writers -= u32::from(last);
                 if writing.writers == 0 {
                     state.writing = None;
+                    state.settled = Some(Box::new(now));
                 }
             }
         }
@@ -336,7 +336,7 @@ impl Stack {
     }
 
     /// Remembers what the kernel is told of a file that is being written.
-    pub(super) fn tell(&self, node: &Node, stat: &rustix::fs::Statx) {
+    pub(super) fn tell(&self, node: &Node, stat: &Statx) {
         if let Some(writing) = &mut node.state.lock().writing {
             writing.told = Stamp::of(stat);
         }

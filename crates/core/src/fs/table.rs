@@ -114,6 +114,14 @@ impl Table {
         Some(known.remove())
     }
 
+    /// The numbers of all inodes that the kernel knows.
+    pub(super) fn all(&self) -> Vec<Ino> {
+        self.shards
+            .iter()
+            .flat_map(|shard| shard.lock().keys().map(|n| Ino(*n)).collect::<Vec<_>>())
+            .collect()
+    }
+
     /// How many inodes the kernel knows.
     pub(super) fn len(&self) -> u64 {
         self.len.load(Relaxed)

@@ -35,7 +35,7 @@ impl Stack {
         match read {
             Err(Errno::NODATA) => {
                 // A change of the attribute comes through us, or is not expected.
-                if let Some(what) = absent.filter(|_| self.options.exclusive) {
+                if let Some(what) = absent.filter(|_| self.is_trusted(ino)) {
                     node.set_absent(what, true);
                 }
                 Err(Error::Os(libc::ENODATA))

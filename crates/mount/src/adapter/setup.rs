@@ -1,7 +1,5 @@
 //! What the mount options mean for the stack and the adapter.
 
-use std::time::Duration;
-
 use vexfs_core::fs::StackOptions;
 use vexfs_core::ids::NodeKey;
 
@@ -14,12 +12,9 @@ use crate::place::Place;
 /// # Errors
 /// When the mountpoint's parent cannot be looked at.
 pub fn stack_options(place: &Place, options: &MountOptions) -> std::io::Result<StackOptions> {
-    let defaults = StackOptions::default();
     Ok(StackOptions {
         ctlname: (options.ctl != Control::Off).then(|| options.ctlname.clone()),
-        // A time that was given is for a directory that others change as well.
-        ttl: options.ttl.unwrap_or(defaults.ttl),
-        exclusive: options.ttl.is_none_or(|ttl| ttl >= Duration::from_secs(3600)),
+        ttl: options.ttl,
         handles: true,
         mountpoint: mountpoint_inside(place)?,
     })
