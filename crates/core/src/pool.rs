@@ -114,6 +114,11 @@ impl Pool {
         }
     }
 
+    /// How much it may keep idle.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// Counts since the pool was made. Reading them takes the shelves' locks for a moment each and no more.
     pub fn statistics(&self) -> Statistics {
         statistics::of(self)

@@ -1,6 +1,7 @@
 //! VexFS: a stackable filesystem in which every file can be found by meaning.
 
 mod background;
+#[cfg(feature = "bench")]
 pub mod bench;
 pub mod cli;
 mod daemon;

@@ -18,11 +18,9 @@ use serde_json::json;
 use self::backing::Backing;
 use self::systems::System;
 use self::workload::{PHASES, Phase, PhaseInfo, Unit, Work};
+use super::metric::{Latency, Measured, Metric, Table};
 use super::quantiles::Summary;
-use super::{Part, PartReport, Settings, Table};
-
-/// The part `fs`.
-pub(super) struct FsPart;
+use super::{CACHED_OPS, FUSE_OPS, NATIVE, Result, Run};
 
 /// The best round of each phase of each system.
 type Results = BTreeMap<System, BTreeMap<Phase, Summary>>;
@@ -36,39 +34,35 @@ enum Regime {
     Free,
 }
 
-impl Part for FsPart {
-    fn name(&self) -> &'static str {
-        "fs"
-    }
+/// Measures all phases of all systems.
+pub(super) fn measure(run: &Run) -> Result<Measured> {
+    let (settings, progress) = (&run.settings, &run.progress);
+    let work = Work::sized(settings);
+    let rounds = settings.rounds.unwrap_or(if settings.quick { 1 } else { 3 });
+    let backing = Backing::make(settings)?;
+    let systems = systems::installed(settings.quick);
+    let plan: Vec<(Regime, usize)> = [(Regime::Pinned, 1)]
+        .into_iter()
+        .chain(settings.client_threads().into_iter().map(|n| (Regime::Free, n)))
+        .collect();
 
-    fn measure(&self, settings: &Settings, progress: &ProgressBar) -> anyhow::Result<PartReport> {
-        let work = Work::sized(settings);
-        let rounds = settings.rounds.unwrap_or(if settings.quick { 1 } else { 3 });
-        let backing = Backing::make(settings)?;
-        let systems = systems::installed(settings.quick);
-        let free = settings.threads.iter().copied().filter(|&threads| threads > 0);
-        let plan: Vec<(Regime, usize)> = [(Regime::Pinned, 1)]
-            .into_iter()
-            .chain(free.map(|n| (Regime::Free, n)))
-            .collect();
-        progress.set_length((plan.len() * rounds * systems.len()) as u64);
-
-        let mut report = PartReport {
-            conditions: conditions(&work, rounds, &backing),
-            ..PartReport::default()
-        };
-        let mut raw = Vec::new();
-        for (regime, threads) in plan {
-            let results = run_regime(regime, threads, rounds, &work, &systems, &backing, progress)?;
-            report.tables.extend(tables(regime, threads, &systems, &results));
-            if regime == Regime::Pinned {
-                report.figures = figures(&results);
-            }
-            raw.extend(raw_rows(regime, threads, &results));
+    let mut measured = Measured {
+        conditions: conditions(&work, rounds, &backing),
+        ..Measured::default()
+    };
+    let mut raw = Vec::new();
+    for (regime, threads) in plan {
+        let results = run_regime(regime, threads, rounds, &work, &systems, &backing, progress)?;
+        measured
+            .tables
+            .extend(tables(regime, threads, &systems, &results));
+        if regime == Regime::Pinned {
+            measured.metrics = metrics(&results);
         }
-        report.raw = raw.into();
-        Ok(report)
+        raw.extend(raw_rows(regime, threads, &results));
     }
+    measured.raw = raw.into();
+    Ok(measured)
 }
 
 fn conditions(work: &Work, rounds: usize, backing: &Backing) -> Vec<String> {
@@ -105,7 +99,6 @@ fn run_regime(
             ));
             let measured = workload::run(system, threads, work, backing)
                 .with_context(|| format!("{}, {threads} threads", system.name()))?;
-            progress.inc(1);
             let of_system = best.entry(system).or_default();
             for (phase, summary) in measured {
                 let kept = of_system.entry(phase).or_insert(summary);
@@ -219,31 +212,97 @@ fn goal(info: &PhaseInfo) -> String {
     }
 }
 
-/// Single figures of VexFS on one CPU.
-fn figures(results: &Results) -> BTreeMap<String, f64> {
-    let mut figures = BTreeMap::new();
+/// Metadata phases whose every operation reaches the daemon.
+const REACHING: [Phase; 5] = [
+    Phase::Create,
+    Phase::StatCold,
+    Phase::OpenReadCold,
+    Phase::Rename,
+    Phase::Unlink,
+];
+
+/// VexFS on one CPU, each phase against the bare directory, and beside its peers.
+fn metrics(results: &Results) -> Vec<Metric> {
     let (Some(bare), Some(vexfs)) = (results.get(&System::Bare), results.get(&System::Vexfs)) else {
-        return figures;
+        return Vec::new();
     };
-    let (mut operations, mut seconds) = (0.0, 0.0);
+    let mut metrics = Vec::new();
     for info in &PHASES {
         let (Some(bare), Some(measured)) = (bare.get(&info.phase), vexfs.get(&info.phase)) else {
             continue;
         };
-        let key = serde_json::to_value(info.phase)
-            .ok()
-            .and_then(|v| v.as_str().map(str::to_owned));
-        figures.insert(
-            format!("ratio_{}", key.unwrap_or_default()),
-            ratio(info.unit, measured, bare),
-        );
-        if info.unit == Unit::Operation {
-            operations += measured.operations as f64;
-            seconds += measured.operations as f64 * measured.mean_us / 1e6;
+        let name = format!("fs.{}", key(info.phase));
+        let mut metric = match info.unit {
+            Unit::Operation => Metric::lower(name, "us", measured.mean_us, 0.0),
+            Unit::Bytes(_) => Metric::higher(name, "MiB/s", value(info.unit, measured), 0.0),
+        };
+        metric = metric
+            .against(NATIVE, value(info.unit, bare))
+            .latency(latency(measured))
+            .workload(format!("{}, one thread, one CPU", info.name));
+        for peer in [System::Bindfs, System::Mergerfs] {
+            if let Some(of_peer) = results.get(&peer).and_then(|phases| phases.get(&info.phase)) {
+                metric = metric.peer(peer.name(), value(info.unit, of_peer));
+            }
         }
+        metrics.push(metric);
     }
-    figures.insert("fuse_ops_per_sec".into(), operations / seconds);
-    figures
+    metrics.extend(rate(FUSE_OPS, &REACHING, bare, vexfs));
+    metrics.extend(rate(
+        CACHED_OPS,
+        &[Phase::StatWarm, Phase::ListLongWarm],
+        bare,
+        vexfs,
+    ));
+    metrics
+}
+
+/// Operations a second over some phases, as many of each.
+fn rate(
+    name: &str,
+    phases: &[Phase],
+    bare: &BTreeMap<Phase, Summary>,
+    vexfs: &BTreeMap<Phase, Summary>,
+) -> Option<Metric> {
+    let per_second = |of: &BTreeMap<Phase, Summary>| -> Option<f64> {
+        let times: Option<Vec<f64>> = phases
+            .iter()
+            .map(|phase| of.get(phase).map(|s| s.mean_us))
+            .collect();
+        Some(phases.len() as f64 * 1e6 / times?.iter().sum::<f64>())
+    };
+    let words: Vec<String> = phases.iter().map(|&phase| key(phase)).collect();
+    Some(
+        Metric::higher(name, "ops/s", per_second(vexfs)?, 0.0)
+            .against(NATIVE, per_second(bare)?)
+            .workload(format!(
+                "as many each of {}; one thread, one CPU",
+                words.join(", ")
+            )),
+    )
+}
+
+/// Microseconds an operation, or MiB/s.
+fn value(unit: Unit, summary: &Summary) -> f64 {
+    match unit {
+        Unit::Operation => summary.mean_us,
+        Unit::Bytes(each) => each as f64 / f64::from(1 << 20) / (summary.mean_us / 1e6),
+    }
+}
+
+fn latency(summary: &Summary) -> Latency {
+    Latency {
+        average_us: summary.mean_us,
+        p50_us: summary.p50_us,
+        p99_us: summary.p99_us,
+        p999_us: summary.p999_us,
+    }
+}
+
+/// The phase in one word.
+fn key(phase: Phase) -> String {
+    let value = serde_json::to_value(phase).expect("a variant without data is a string");
+    value.as_str().unwrap_or_default().to_owned()
 }
 
 fn raw_rows(regime: Regime, threads: usize, results: &Results) -> Vec<serde_json::Value> {

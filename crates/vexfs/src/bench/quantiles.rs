@@ -20,6 +20,8 @@ pub(super) struct Summary {
     pub p50_us: f64,
     /// Nearest-rank 99th percentile of the single operations.
     pub p99_us: f64,
+    /// Nearest-rank 99.9th percentile of the single operations.
+    pub p999_us: f64,
     /// Operations measured.
     pub operations: usize,
 }
@@ -57,13 +59,14 @@ impl Times {
             return None;
         }
         self.each_ns.sort_unstable();
-        let at = |percent: usize| f64::from(self.each_ns[(timed * percent).div_ceil(100) - 1]) / 1e3;
+        let at = |per_mille: usize| f64::from(self.each_ns[(timed * per_mille).div_ceil(1000) - 1]) / 1e3;
         let operations = timed + self.together;
         let mean_us = wall.as_secs_f64() * 1e6 / operations as f64;
         Some(Summary {
             mean_us,
-            p50_us: at(50),
-            p99_us: at(99),
+            p50_us: at(500),
+            p99_us: at(990),
+            p999_us: at(999),
             operations,
         })
     }

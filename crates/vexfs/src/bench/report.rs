@@ -1,320 +1,384 @@
-//! The report: the machine, the conditions, the tables, and what was not measured. As text, and as JSON.
+//! The report: what was measured, for people and for programs.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 
-use super::Settings;
+use super::Result;
+use super::advice::{self, Finding};
+use super::charts;
+use super::gate::{self, Regression};
+use super::metric::{Better, Latency, Measurements, Metric, PartReport, Table};
+use super::resources::Resources;
+use super::targets::{self, Standing};
 
-/// Everything that one run measured.
-#[derive(Debug, Serialize)]
+/// The directory of the charts.
+const CHARTS: &str = "performance_analysis_charts";
+
+/// A run and all that follows from it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
-    /// When it began, UTC.
-    pub date: String,
-    /// What it ran on.
-    pub machine: Machine,
-    /// The command line.
-    pub command: String,
-    /// Shortened on request: a look, not a result.
-    pub quick: bool,
-    /// Each part with what it measured, or why it did not.
-    pub parts: Vec<(String, Outcome)>,
-}
-
-/// What became of a part.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// It was measured.
-    Measured(PartReport),
-    /// It could not be measured here.
-    Failed(String),
-    /// It is not built.
-    NotBuilt,
-}
-
-/// What one part measured.
-#[derive(Debug, Default, Serialize)]
-pub struct PartReport {
-    /// How: sizes, rounds, what was pinned.
-    pub conditions: Vec<String>,
-    /// The results.
-    pub tables: Vec<Table>,
-    /// Single figures by name, with the unit in the name.
-    pub figures: std::collections::BTreeMap<String, f64>,
-    /// The raw measurements.
-    pub raw: Value,
-}
-
-/// Rows of figures.
-#[derive(Debug, Serialize)]
-pub struct Table {
-    /// What the figures are, with their unit.
-    pub title: String,
-    /// Heads of the columns after the first.
-    pub columns: Vec<String>,
-    /// Name and cells of each row; an empty cell was not measured.
-    pub rows: Vec<(String, Vec<String>)>,
-}
-
-/// What the run ran on.
-#[derive(Debug, Serialize)]
-pub struct Machine {
-    /// Model of the processor.
-    pub cpu: String,
-    /// Processors that this process may use.
-    pub cpus: usize,
-    /// Release of the kernel.
-    pub kernel: String,
-    /// Main memory.
-    pub memory_gib: f64,
-    /// Load (1 minute) when it began: other work disturbs.
-    pub load: f64,
-    /// Whether the program was compiled with optimisation.
-    pub optimised: bool,
+    /// What was measured.
+    #[serde(flatten)]
+    pub measurements: Measurements,
+    /// How it stands to the targets.
+    pub targets: Vec<Standing>,
+    /// What to do next, what matters most first.
+    pub findings: Vec<Finding>,
+    /// What got worse against the baseline; empty without one.
+    pub regressions: Vec<Regression>,
 }
 
 impl Report {
-    pub(super) fn begin(settings: &Settings) -> Report {
+    /// Draws the conclusions.
+    pub fn of(measurements: Measurements, baseline: Option<&Measurements>) -> Report {
         Report {
-            date: utc_now(),
-            machine: Machine::this(),
-            command: std::env::args()
-                .skip(1)
-                .fold("performance_benchmark".into(), |line, arg| line + " " + &arg),
-            quick: settings.quick,
-            parts: Vec::new(),
+            targets: targets::standings(&measurements),
+            findings: advice::findings(&measurements),
+            regressions: baseline.map_or(Vec::new(), |before| gate::regressions(before, &measurements)),
+            measurements,
         }
     }
 
-    pub(super) fn add(&mut self, name: &str, outcome: anyhow::Result<PartReport>) {
-        let outcome = match outcome {
-            Ok(measured) => Outcome::Measured(measured),
-            Err(error) => Outcome::Failed(format!("{error:#}")),
-        };
-        self.parts.push((name.to_owned(), outcome));
-    }
-
-    pub(super) fn add_missing(&mut self, name: &str) {
-        self.parts.push((name.to_owned(), Outcome::NotBuilt));
-    }
-
-    pub(super) fn failed(&self) -> bool {
-        self.parts
-            .iter()
-            .any(|(_, outcome)| matches!(outcome, Outcome::Failed(_)))
-    }
-
-    /// A single figure of a measured part.
-    pub fn figure(&self, part: &str, name: &str) -> Option<f64> {
-        self.parts
-            .iter()
-            .find(|(n, _)| n == part)
-            .and_then(|(_, outcome)| match outcome {
-                Outcome::Measured(report) => report.figures.get(name).copied(),
-                _ => None,
-            })
-    }
-
-    /// Writes `performance_analysis_report.md` and `.json`; gives the path of the first.
-    pub(super) fn write(&self, directory: &Path) -> anyhow::Result<PathBuf> {
+    /// Writes `performance_analysis_report.md`, `.json` and a directory of charts into `directory`, and gives the path
+    /// of the first.
+    ///
+    /// # Errors
+    /// When a file cannot be written; those before it are.
+    pub fn write(&self, directory: &Path) -> Result<PathBuf> {
         let path = directory.join("performance_analysis_report.md");
-        std::fs::write(&path, self.markdown()).with_context(|| path.display().to_string())?;
-        std::fs::write(path.with_extension("json"), self.json()?)?;
+        let charts = directory.join(CHARTS);
+        std::fs::create_dir_all(&charts).with_context(|| format!("making {}", charts.display()))?;
+        let mut files = vec![
+            (path.with_extension("json"), serde_json::to_string_pretty(self)?),
+            (path.clone(), self.markdown()),
+        ];
+        for (name, svg) in charts::charts(&self.measurements, &self.targets) {
+            files.push((charts.join(name).with_extension("svg"), svg));
+        }
+        for (path, text) in files {
+            std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        }
         Ok(path)
     }
 
-    /// The report for programs.
-    pub fn json(&self) -> anyhow::Result<String> {
-        Ok(serde_json::to_string_pretty(self)?)
-    }
-
-    /// The report for people.
-    pub fn markdown(&self) -> String {
+    /// What fits on a screen.
+    pub fn summary(&self) -> String {
         let mut text = String::new();
-        self.write_markdown(&mut text).expect("a string takes all");
+        for standing in self.targets.iter().filter(|s| s.value.is_some()) {
+            let _ = writeln!(text, "{}", standing_line(standing));
+        }
+        for part in &self.measurements.parts {
+            if part.skipped.is_some() || part.failed.is_some() {
+                let _ = writeln!(text, "{}: {}", part.name, part.outcome());
+            }
+        }
+        for finding in &self.findings {
+            let _ = writeln!(
+                text,
+                "{:?}: {} ({})",
+                finding.priority, finding.title, finding.evidence
+            );
+        }
+        for regression in &self.regressions {
+            let _ = writeln!(text, "REGRESSION {}", regression.line());
+        }
         text
     }
 
-    fn write_markdown(&self, text: &mut String) -> std::fmt::Result {
-        let machine = &self.machine;
-        writeln!(text, "# Performance\n")?;
-        writeln!(
+    /// The whole, for people.
+    pub fn markdown(&self) -> String {
+        let mut text = String::from("# Performance analysis\n\n");
+        self.write_executive_summary(&mut text);
+        self.write_targets(&mut text);
+        self.write_findings(&mut text);
+        for part in &self.measurements.parts {
+            write_part(&mut text, part);
+        }
+        write_resources(&mut text, &self.measurements.parts);
+        self.write_charts(&mut text);
+        text
+    }
+
+    fn write_executive_summary(&self, text: &mut String) {
+        let Measurements { machine, .. } = &self.measurements;
+        let m = &self.measurements;
+        let _ = writeln!(
             text,
-            "{}, `{}`{}\n",
-            self.date,
-            self.command,
-            if self.quick {
-                " (quick: a look, not a result)"
-            } else {
-                ""
-            }
-        )?;
-        writeln!(
-            text,
-            "{}, {} CPUs, {:.0} GiB, Linux {}, load {:.1} at the start{}",
+            "VexFS {}, a {} run of {:.0} s, begun {} seconds after 1970, on {} ({} CPUs, {:.0} GiB, Linux {}, \
+             {} below the work directory, SIMD {}, load {:.1}).\n",
+            m.version,
+            if m.quick { "quick" } else { "full" },
+            m.seconds,
+            m.started_unix,
             machine.cpu,
             machine.cpus,
-            machine.memory_gib,
+            machine.memory_bytes as f64 / (1u64 << 30) as f64,
             machine.kernel,
+            machine.filesystem,
+            machine.simd,
             machine.load,
-            if machine.optimised {
-                ""
-            } else {
-                ", **compiled without optimisation**"
-            }
-        )?;
-        for (name, outcome) in &self.parts {
-            writeln!(text, "\n## {name}\n")?;
-            match outcome {
-                Outcome::NotBuilt => writeln!(text, "Not measured: not built yet.")?,
-                Outcome::Failed(why) => writeln!(text, "Not measured: {why}")?,
-                Outcome::Measured(report) => report.write_markdown(text)?,
-            }
+        );
+        let measured: Vec<&Standing> = self.targets.iter().filter(|s| s.value.is_some()).collect();
+        let above = measured.iter().filter(|s| s.times_floor >= Some(1.0)).count();
+        let _ = writeln!(
+            text,
+            "{above} of {} measured targets are at or above the specification's figure, {} of {} reach the aim; \
+             {} were not measured. {}.\n",
+            measured.len(),
+            measured.iter().filter(|s| s.reached == Some(true)).count(),
+            measured.len(),
+            self.targets.len() - measured.len(),
+            match self.regressions.len() {
+                0 => "No regression was found".to_owned(),
+                n => format!("**{n} regressions** against the baseline"),
+            },
+        );
+        for regression in &self.regressions {
+            let _ = writeln!(text, "- {}", regression.line());
         }
-        Ok(())
+        text.push_str(
+            "Values are medians; the noise is 1.48 times the median absolute deviation between rounds. Every \
+             figure was measured in this run.\n\n",
+        );
     }
-}
 
-impl PartReport {
-    fn write_markdown(&self, text: &mut String) -> std::fmt::Result {
-        for condition in &self.conditions {
-            writeln!(text, "- {condition}")?;
+    fn write_targets(&self, text: &mut String) {
+        text.push_str("## Targets\n\n| target | specified | aim | measured | times specified | workload |\n|---|---|---|---|---|---|\n");
+        for standing in &self.targets {
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {} | {} |",
+                standing.name,
+                amount(standing.floor, &standing.unit),
+                standing
+                    .aim
+                    .map_or(String::new(), |aim| amount(aim, &standing.unit)),
+                standing
+                    .value
+                    .map_or("not measured".into(), |value| amount(value, &standing.unit)),
+                standing
+                    .times_floor
+                    .map_or(String::new(), |times| format!("{times:.2}")),
+                standing.workload,
+            );
         }
-        for table in &self.tables {
-            writeln!(text, "\n### {}\n\n```", table.title)?;
-            table.write(text)?;
-            writeln!(text, "```")?;
-        }
-        if !self.figures.is_empty() {
-            writeln!(text)?;
-        }
-        for (name, value) in &self.figures {
-            writeln!(text, "- {name}: {value:.2}")?;
-        }
-        Ok(())
+        text.push('\n');
     }
-}
 
-impl Table {
-    /// Columns wide enough for what is in them, figures to the right.
-    fn write(&self, text: &mut String) -> std::fmt::Result {
-        let first = self.rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..self.columns.len())
-            .map(|c| {
-                let cells = self
-                    .rows
-                    .iter()
-                    .filter_map(|(_, cells)| cells.get(c))
-                    .map(String::len);
-                cells.chain([self.columns[c].len()]).max().unwrap_or(0)
-            })
-            .collect();
-        let line = |text: &mut String, name: &str, cells: &[String]| {
-            write!(text, "{name:first$}")?;
-            for (cell, width) in cells.iter().zip(&widths) {
-                write!(text, "  {cell:>width$}")?;
-            }
-            writeln!(text)
-        };
-        line(text, "", &self.columns)?;
-        for (name, cells) in &self.rows {
-            line(text, name, cells)?;
+    fn write_findings(&self, text: &mut String) {
+        text.push_str("## Recommendations\n\n");
+        if self.findings.is_empty() {
+            text.push_str("No rule found anything in this run.\n\n");
         }
-        Ok(())
+        for finding in &self.findings {
+            let Finding {
+                rule,
+                category,
+                priority,
+                title,
+                evidence,
+                threshold,
+                action,
+                expected_gain,
+            } = finding;
+            let _ = writeln!(
+                text,
+                "### {priority:?}: {title}\n\n- evidence: {evidence}\n- threshold: {threshold}\n- to do: {action}\n\
+                 - expected gain: {expected_gain}\n- rule: {rule} ({category:?})\n"
+            );
+        }
     }
-}
 
-impl Machine {
-    fn this() -> Machine {
-        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-        let field = |text: &str, name: &str| {
-            let line = text
-                .lines()
-                .find(|line| line.starts_with(name))
-                .map(str::to_owned);
-            line.and_then(|line| Some(line.split_once(':')?.1.trim().to_owned()))
-                .unwrap_or_default()
-        };
-        let memory = field(&read("/proc/meminfo"), "MemTotal");
-        let kib: f64 = memory
-            .split(' ')
-            .next()
-            .and_then(|n| n.parse().ok())
-            .unwrap_or(0.0);
-        Machine {
-            cpu: field(&read("/proc/cpuinfo"), "model name"),
-            cpus: std::thread::available_parallelism().map_or(1, usize::from),
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-            memory_gib: kib / f64::from(1 << 20),
-            load: read("/proc/loadavg")
-                .split(' ')
-                .next()
-                .and_then(|n| n.parse().ok())
-                .unwrap_or(0.0),
-            optimised: !cfg!(debug_assertions),
+    fn write_charts(&self, text: &mut String) {
+        text.push_str("## Charts\n\n");
+        for (name, _) in charts::charts(&self.measurements, &self.targets) {
+            let _ = writeln!(text, "![{name}]({CHARTS}/{name}.svg)\n");
         }
     }
 }
 
-/// The present as `2026-01-31 23:59 UTC`.
-fn utc_now() -> String {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    let (year, month, day) = civil_date((since.as_secs() / 86_400) as i64);
-    let minutes = since.as_secs() % 86_400 / 60;
+fn standing_line(standing: &Standing) -> String {
+    let value = standing
+        .value
+        .map_or("not measured".into(), |v| amount(v, &standing.unit));
     format!(
-        "{year:04}-{month:02}-{day:02} {:02}:{:02} UTC",
-        minutes / 60,
-        minutes % 60
+        "{:<48} {:>14}   {:>7.2} x the specified {}",
+        standing.name,
+        value,
+        standing.times_floor.unwrap_or(0.0),
+        amount(standing.floor, &standing.unit)
     )
 }
 
-/// Days since 1970-01-01 as a date of the Gregorian calendar, in eras of 400 years that begin in March.
-fn civil_date(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
+fn write_part(text: &mut String, part: &PartReport) {
+    let _ = writeln!(text, "## {}: {}\n", part.name, part.about);
+    if part.skipped.is_some() || part.failed.is_some() {
+        let _ = writeln!(text, "{}\n", part.outcome());
+    }
+    for condition in &part.conditions {
+        let _ = writeln!(text, "- {condition}");
+    }
+    if !part.metrics.is_empty() {
+        text.push_str("\n| metric | value | noise | average / p50 / p99 / p99.9 us | of its limit | others | workload |\n|---|---|---|---|---|---|---|\n");
+    }
+    for metric in &part.metrics {
+        let _ = writeln!(
+            text,
+            "| {} | {} | {:.1} % | {} | {} | {} | {} |",
+            metric.name,
+            amount(metric.value, &metric.unit),
+            metric.noise * 100.0,
+            metric.latency.as_ref().map_or(String::new(), latency),
+            of_limit(metric),
+            peers(metric),
+            metric.workload
+        );
+    }
+    text.push('\n');
+    for table in &part.tables {
+        write_table(text, table);
+    }
+}
+
+fn write_table(text: &mut String, table: &Table) {
+    let _ = writeln!(
+        text,
+        "{}\n\n| | {} |\n|---|{}",
+        table.title,
+        table.columns.join(" | "),
+        "---|".repeat(table.columns.len())
+    );
+    for (name, cells) in &table.rows {
+        let _ = writeln!(text, "| {name} | {} |", cells.join(" | "));
+    }
+    text.push('\n');
+}
+
+fn latency(latency: &Latency) -> String {
+    let Latency {
+        average_us,
+        p50_us,
+        p99_us,
+        p999_us,
+    } = latency;
+    format!("{average_us:.1} / {p50_us:.1} / {p99_us:.1} / {p999_us:.1}")
+}
+
+fn of_limit(metric: &Metric) -> String {
+    match (&metric.reference, metric.goodness()) {
+        (Some(reference), Some(goodness)) => format!(
+            "{goodness:.2} of {} ({})",
+            amount(reference.value, &metric.unit),
+            reference.what
+        ),
+        _ => String::new(),
+    }
+}
+
+fn peers(metric: &Metric) -> String {
+    let cells: Vec<String> = metric
+        .peers
+        .iter()
+        .map(|peer| format!("{} {}", peer.what, amount(peer.value, &metric.unit)))
+        .collect();
+    cells.join(", ")
+}
+
+fn write_resources(text: &mut String, parts: &[PartReport]) {
+    text.push_str(
+        "## Resources\n\n| part | seconds | CPU s, benchmark | CPU s, daemon | CPUs busy | peak MiB, benchmark | \
+         peak MiB, daemon | read MiB | written MiB | context switches, daemon |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    let mib = |bytes: u64| bytes as f64 / (1u64 << 20) as f64;
+    for part in parts {
+        let both: Resources = part.client.plus(&part.daemon);
+        let _ = writeln!(
+            text,
+            "| {} | {:.1} | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} | {:.1} | {:.1} | {} |",
+            part.name,
+            part.seconds,
+            part.client.cpu_seconds(),
+            part.daemon.cpu_seconds(),
+            both.cpu_seconds() / part.seconds.max(f64::MIN_POSITIVE),
+            mib(part.client.peak_rss_bytes),
+            mib(part.daemon.peak_rss_bytes),
+            mib(both.read_bytes),
+            mib(both.written_bytes),
+            part.daemon.context_switches,
+        );
+    }
+    text.push('\n');
+}
+
+/// A value with its unit, in as many digits as mean something.
+pub fn amount(value: f64, unit: &str) -> String {
+    let digits = match value.abs() {
+        v if v >= 100.0 => 0,
+        v if v >= 10.0 => 1,
+        v if v >= 0.1 => 2,
+        _ => 4,
     };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+    match unit {
+        "share" | "fraction" => format!("{:.1} %", value * 100.0),
+        _ => format!("{value:.digits$} {unit}"),
+    }
+}
+
+/// `Better` in a word.
+pub fn direction(better: Better) -> &'static str {
+    match better {
+        Better::Higher => "more is better",
+        Better::Lower => "less is better",
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::metric::tests::measured;
     use super::*;
 
     #[test]
-    fn days_become_dates() {
-        for (days, date) in [
-            (0, (1970, 1, 1)),
-            (58, (1970, 2, 28)),
-            (11_016, (2000, 2, 29)),
-            (19_723, (2024, 1, 1)),
+    fn the_report_shows_every_metric_with_its_limit_and_its_peers() {
+        let run = measured(vec![
+            Metric::lower("fs.getattr", "us", 8.0, 0.02)
+                .against("null request", 4.0)
+                .peer("bindfs", 9.3)
+                .workload("stat of 8000 files"),
+        ]);
+        let text = Report::of(run, None).markdown();
+        for expected in [
+            "fs.getattr",
+            "8.00 us",
+            "2.0 %",
+            "0.50 of 4.00 us (null request)",
+            "bindfs 9.30 us",
+            "stat of 8000 files",
         ] {
-            assert_eq!(civil_date(days), date);
+            assert!(text.contains(expected), "{expected} in\n{text}");
         }
     }
 
     #[test]
-    fn what_was_not_measured_says_so() {
-        let mut report = Report::begin(&Settings::quick());
-        report.add_missing("simd");
-        report.add("fs", Err(anyhow::anyhow!("no /dev/fuse")));
-        let text = report.markdown();
-        assert!(text.contains("## simd\n\nNot measured: not built yet."), "{text}");
-        assert!(text.contains("## fs\n\nNot measured: no /dev/fuse"), "{text}");
-        assert!(report.failed());
-        assert_eq!(report.figure("fs", "anything"), None);
+    fn what_was_not_measured_is_called_so() {
+        let text = Report::of(measured(vec![]), None).markdown();
+        assert!(
+            text.contains("| semantic operations | 650 ops/s | 1000 ops/s | not measured |"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_report_can_be_the_baseline_of_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = |us| measured(vec![Metric::lower("a", "us", us, 0.0).against("x", 1.0)]);
+        let written = Report::of(run(1.0), None).write(dir.path()).unwrap();
+        let baseline = gate::read(&written.with_extension("json")).unwrap();
+        let report = Report::of(run(3.0), Some(&baseline));
+        assert_eq!(report.regressions.len(), 1);
+        assert!(report.summary().contains("REGRESSION a"), "{}", report.summary());
     }
 }

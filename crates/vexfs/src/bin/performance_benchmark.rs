@@ -1,7 +1,4 @@
-//! The program `performance_benchmark`.
-
-use clap::Parser;
-use vexfs::bench::Settings;
+//! Measures the whole system through a real mount and says what to do next.
 
 fn main() -> std::process::ExitCode {
     // The parts that need a mount start this program again as the daemon.
@@ -11,5 +8,5 @@ fn main() -> std::process::ExitCode {
     ) {
         return vexfs::cli::run(std::env::args_os());
     }
-    vexfs::bench::run(&Settings::parse())
+    vexfs::bench::run(std::env::args_os())
 }
