@@ -1,6 +1,8 @@
 //! The product's verbs. Each filesystem verb goes to the backing tree or, for numbers of the control directory, to
 //! that; here stands which, and nothing else.
 
+mod process;
+
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -74,6 +76,7 @@ impl Engine {
                 "# HELP vexfs_{name} {help}\n# TYPE vexfs_{name} gauge\nvexfs_{name} {value}"
             );
         }
+        process::prometheus(out);
     }
 
     /// Whether an operation on this node may take long, so that it must not keep others waiting.

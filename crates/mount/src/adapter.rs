@@ -9,7 +9,6 @@ mod executor;
 mod kernel_cache;
 mod setup;
 
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,6 +26,7 @@ use vexfs_core::engine::Engine;
 use vexfs_core::fs::ops::{Caller, SetAttr};
 use vexfs_core::fs::{Opened, Reopen, SHARED_FH};
 use vexfs_core::ids::Ino;
+use vexfs_core::pool;
 
 use self::backings::Backings;
 use self::convert::{attr_of, errno, kind_of, time_set};
@@ -89,11 +89,6 @@ struct Core {
     engine: Arc<Engine>,
     backings: Backings,
     sync_index: bool,
-}
-
-thread_local! {
-    /// Where file data and attribute values are read into; grows to what is asked, at most [`TRANSFER_MAX`].
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Adapter {
@@ -790,13 +785,7 @@ fn backing_error(error: vexfs_core::Error) -> io::Error {
     io::Error::from_raw_os_error(error.errno())
 }
 
-/// Calls `f` with `size` bytes of this thread's buffer.
+/// Calls `f` with `size` bytes of a buffer from the pool.
 fn with_buffer<T>(size: u32, f: impl FnOnce(&mut [u8]) -> T) -> T {
-    let size = size.min(TRANSFER_MAX) as usize;
-    BUFFER.with_borrow_mut(|buffer| {
-        if buffer.len() < size {
-            buffer.resize(size, 0);
-        }
-        f(&mut buffer[..size])
-    })
+    f(&mut pool::take(size.min(TRANSFER_MAX) as usize))
 }

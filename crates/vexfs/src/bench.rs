@@ -10,6 +10,7 @@
 
 pub mod advice;
 pub mod charts;
+pub mod dimensions;
 mod fs;
 pub mod gate;
 pub mod machine;
@@ -20,6 +21,7 @@ mod quantiles;
 pub mod report;
 pub mod resources;
 pub mod sample;
+pub mod semantic;
 mod settings;
 pub mod simd;
 pub mod targets;
@@ -66,7 +68,7 @@ pub const SEMANTIC_OPS: &str = "semantic.hybrid_ops";
 pub const STACK: &str = "stack.fuse_max";
 
 /// All parts, in the order in which they run. The machine comes first: the others relate to it.
-pub const PARTS: [Part; 4] = [
+pub const PARTS: [Part; 6] = [
     Part {
         name: "machine",
         about: "limits of the machine",
@@ -86,6 +88,16 @@ pub const PARTS: [Part; 4] = [
         name: "pool",
         about: "buffer pool",
         measure: pool::measure,
+    },
+    Part {
+        name: "vectors",
+        about: "nearest-neighbour search by dimension",
+        measure: dimensions::measure,
+    },
+    Part {
+        name: "semantic",
+        about: "indexing and hybrid search",
+        measure: semantic::measure,
     },
 ];
 
@@ -195,7 +207,7 @@ pub fn measure(parts: &[Part], settings: &Settings) -> Result<Measurements> {
     let started = SystemTime::now();
     let begin = Instant::now();
     let mut run = Run::new(settings.clone(), work.path().to_owned());
-    if !settings.json {
+    if !settings.json && !settings.silent {
         run.progress = bar(parts.len());
     }
     let mut reports = Vec::new();

@@ -41,6 +41,9 @@ pub(crate) struct MountRequest {
 /// then the connection is cut.
 const OPEN_FILES_GRACE: Duration = Duration::from_secs(5);
 
+/// How often idle buffers go back to the system.
+const POOL_TENDED_EVERY: Duration = Duration::from_secs(20);
+
 /// What wakes the daemon's main thread.
 enum Event {
     /// A signal asks it to end.
@@ -120,7 +123,7 @@ fn start(
 }
 
 /// The filesystem over SOURCE, with search in its control directory.
-fn compose(place: &Place, options: &MountOptions, search: Option<&Service>) -> Result<Adapter> {
+pub(crate) fn compose(place: &Place, options: &MountOptions, search: Option<&Service>) -> Result<Adapter> {
     if options.http != Http::Off {
         return Err(MountError::Usage(
             "http=: this build has no HTTP interface beside the store's socket".into(),
@@ -250,7 +253,13 @@ fn wait_for_end(session: Session, happened: &Receiver<Event>) -> io::Result<()> 
     let mut deadline = None::<Instant>;
     loop {
         let event = match deadline {
-            None => happened.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            None => match happened.recv_timeout(POOL_TENDED_EVERY) {
+                Err(RecvTimeoutError::Timeout) => {
+                    vexfs_core::pool::shared().tend();
+                    continue;
+                }
+                event => event,
+            },
             Some(at) => happened.recv_timeout(at.saturating_duration_since(Instant::now())),
         };
         match event {

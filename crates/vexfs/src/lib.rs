@@ -7,4 +7,6 @@ pub mod cli;
 mod daemon;
 mod logging;
 mod own_view;
+#[cfg(feature = "bench")]
+pub mod performance_optimizations;
 mod service;

@@ -143,6 +143,12 @@ impl Unmounted {
         })
     }
 
+    /// The verbs.
+    #[cfg(feature = "bench")]
+    pub(crate) fn knowledge(&self) -> &Arc<Knowledge> {
+        &self.service.knowledge
+    }
+
     /// Where to talk to it.
     pub(crate) fn socket(&self) -> PathBuf {
         self.service.socket.clone()

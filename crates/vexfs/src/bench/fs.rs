@@ -233,7 +233,7 @@ fn metrics(results: &Results) -> Vec<Metric> {
         };
         let name = format!("fs.{}", key(info.phase));
         let mut metric = match info.unit {
-            Unit::Operation => Metric::lower(name, "us", measured.mean_us, 0.0),
+            Unit::Operation => Metric::lower(name, "us", value(info.unit, measured), 0.0),
             Unit::Bytes(_) => Metric::higher(name, "MiB/s", value(info.unit, measured), 0.0),
         };
         metric = metric
@@ -257,7 +257,7 @@ fn metrics(results: &Results) -> Vec<Metric> {
     metrics
 }
 
-/// Operations a second over some phases, as many of each.
+/// Operations a second over some phases, as many of each, from their medians.
 fn rate(
     name: &str,
     phases: &[Phase],
@@ -267,7 +267,7 @@ fn rate(
     let per_second = |of: &BTreeMap<Phase, Summary>| -> Option<f64> {
         let times: Option<Vec<f64>> = phases
             .iter()
-            .map(|phase| of.get(phase).map(|s| s.mean_us))
+            .map(|phase| of.get(phase).map(|s| s.p50_us))
             .collect();
         Some(phases.len() as f64 * 1e6 / times?.iter().sum::<f64>())
     };
@@ -282,10 +282,10 @@ fn rate(
     )
 }
 
-/// Microseconds an operation, or MiB/s.
+/// Microseconds an operation (the median), or MiB/s.
 fn value(unit: Unit, summary: &Summary) -> f64 {
     match unit {
-        Unit::Operation => summary.mean_us,
+        Unit::Operation => summary.p50_us,
         Unit::Bytes(each) => each as f64 / f64::from(1 << 20) / (summary.mean_us / 1e6),
     }
 }

@@ -57,12 +57,24 @@ pub struct Settings {
     /// Where the reports are written
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub output: PathBuf,
+
+    /// Show no progress: for a program that measures
+    #[arg(skip)]
+    pub silent: bool,
 }
 
 impl Settings {
     /// A short measurement of everything.
     pub fn quick() -> Settings {
         Settings::parse_from(["performance_benchmark", "--quick"])
+    }
+
+    /// The same without progress.
+    pub fn silent() -> Settings {
+        Settings {
+            silent: true,
+            ..Settings::quick()
+        }
     }
 
     /// The parts that were asked for.
