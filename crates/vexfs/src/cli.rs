@@ -9,6 +9,7 @@ mod mounts;
 mod output;
 mod place;
 mod search;
+mod top;
 mod umount;
 
 use std::ffi::{OsStr, OsString};
@@ -42,6 +43,7 @@ enum Command {
     #[command(subcommand)]
     Vec(attributes::VecCommand),
     Tag(attributes::TagArgs),
+    Top(top::TopArgs),
 }
 
 /// Runs one command and gives its exit code.
@@ -70,6 +72,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Index(command) => ended(index::index(&command)),
         Command::Vec(command) => ended(attributes::vec(&command)),
         Command::Tag(args) => ended(attributes::tag(&args)),
+        Command::Top(args) => ended(top::top(&args)),
     }
 }
 

@@ -7,7 +7,7 @@ mod replay;
 mod workload;
 
 use vexfs_core::pool::trace::Trace;
-use vexfs_core::pool::{self, Pool};
+use vexfs_core::pool::{self, Limits, Pool};
 
 use self::replay::Source;
 use super::metric::{Measured, Metric};
@@ -42,8 +42,21 @@ pub fn measure(run: &Run) -> Result<Measured> {
     Ok(metrics.into())
 }
 
+/// Those of this process's pool, unless others were asked for.
+fn limits(run: &Run) -> Limits {
+    match run.settings.pool_buffers {
+        None => pool::shared().limits(),
+        Some(buffers) => Limits {
+            per_thread: [0; 3],
+            shared: [buffers; 3],
+            shared_bytes_max: 0,
+            large_bytes_max: 0,
+        },
+    }
+}
+
 fn of_trace(run: &Run, name: &str, trace: &Trace) -> Vec<Metric> {
-    let pool: &'static Pool = Box::leak(Box::new(Pool::new(pool::shared().limits())));
+    let pool: &'static Pool = Box::leak(Box::new(Pool::new(limits(run))));
     // Once to fill the stacks, as any later minute of a daemon's life finds them; then with statistics.
     replay::run(trace, Source::Pool(pool));
     pool.tend();

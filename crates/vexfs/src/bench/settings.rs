@@ -54,6 +54,10 @@ pub struct Settings {
     #[arg(long, value_name = "N")]
     pub rounds: Option<usize>,
 
+    /// Measure a pool that keeps at most N idle buffers of each tier, and none for each thread
+    #[arg(long, value_name = "N")]
+    pub pool_buffers: Option<usize>,
+
     /// Where the reports are written
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub output: PathBuf,
