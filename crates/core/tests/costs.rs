@@ -3,6 +3,8 @@
 //! The stack of an operation is measured on a thread of its own whose stack was painted: the deepest byte that lost
 //! its paint. Only release builds are held to the bound, since frames of unoptimised code are several times as large.
 
+#![allow(clippy::unwrap_used, reason = "a test says enough by failing")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ffi::OsStr;

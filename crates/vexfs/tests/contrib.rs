@@ -1,5 +1,7 @@
 //! The alert rules and the dashboard ask for metrics that the daemon has, in expressions that are at least balanced.
 
+#![allow(clippy::unwrap_used, reason = "a test says enough by failing")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;

@@ -86,7 +86,7 @@ pub(crate) fn over_files(run: &Run, files: usize) -> Result<Vec<Metric>> {
         };
         let mut queries = QUERIES.iter().cycle();
         let mut empty = 0;
-        let latencies = Latencies::repeat(run.budget() * 2, || {
+        let latencies = Latencies::repeat(run.budget() * 2, || -> vexfs_core::Result<()> {
             let answer = knowledge.search(&Request {
                 caller: &caller,
                 scope: None,
@@ -95,7 +95,7 @@ pub(crate) fn over_files(run: &Run, files: usize) -> Result<Vec<Metric>> {
                 fresh: Fresh::default(),
             })?;
             empty += usize::from(answer.hits.is_empty());
-            vexfs_core::Result::Ok(())
+            Ok(())
         })?;
         ensure!(empty == 0, "{empty} queries found nothing");
         let (p50, noise) = latencies.p50_us();

@@ -19,11 +19,14 @@ const FILES: usize = 60;
 /// A piece of a file on its way to the hash or the kernel.
 const READ_BYTES: usize = 128 << 10;
 
+/// A mix of operations below a directory.
+type Mix = fn(&Path) -> io::Result<()>;
+
 /// Records each mix, on two threads that each do the whole tree.
 pub(super) fn record(run: &Run) -> Result<Vec<(&'static str, Trace)>> {
     let tree = run.work.join("pool");
     plant(&tree)?;
-    let mixes: [(&'static str, fn(&Path) -> io::Result<()>); 4] = [
+    let mixes: [(&'static str, Mix); 4] = [
         ("readdir", list),
         ("xattr", attributes),
         ("read", contents),
