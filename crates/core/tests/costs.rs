@@ -246,13 +246,11 @@ mod painted {
 
     #[test]
     fn a_buffer_on_the_stack_is_seen() {
-        let with = |bytes: usize| {
-            stack_of(&move || match bytes {
-                0 => {}
-                _ => drop(std::hint::black_box([1u8; 16_384])),
-            })
-        };
-        let (without, with) = (with(0), with(1));
+        #[inline(never)]
+        fn buffer() {
+            std::hint::black_box([1u8; 16_384]);
+        }
+        let (without, with) = (stack_of(&|| {}), stack_of(&buffer));
         assert!(
             (16_384..100_000).contains(&with) && without < 4_096,
             "{without} {with}"

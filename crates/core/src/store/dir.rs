@@ -14,6 +14,7 @@ use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, fchmod, flock, fstat, mkdirat, openat};
 use rustix::io::Errno;
@@ -33,6 +34,9 @@ const CACHEDIR_TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55\n\
     # State of a VexFS mount. Deleting this directory un-installs VexFS here; the files beside it stay untouched.\n";
 /// Locked by the daemon while it lives; holds its process id.
 const LOCK_FILE: &str = "lock";
+
+/// How long a daemon that was killed may take to let go of its lock: the kernel first frees its memory.
+const DYING_MAX: Duration = Duration::from_secs(5);
 
 /// An open store directory.
 #[derive(Debug)]
@@ -126,16 +130,22 @@ impl StoreDir {
     pub fn lock(&self) -> Result<StoreLock> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let mut file = File::from(openat(&self.dir, LOCK_FILE, flags, Mode::RUSR | Mode::WUSR)?);
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => {
+        let until = Instant::now() + DYING_MAX;
+        while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            if error != Errno::WOULDBLOCK {
+                return Err(error.into());
+            }
+            let pid = read_pid(&mut file);
+            if !pid.is_some_and(is_dying) || Instant::now() > until {
                 return Err(Error::StoreBusy {
                     location: self.location.clone(),
-                    pid: read_pid(&mut file),
+                    pid,
                 });
             }
-            other => other?,
+            std::thread::sleep(Duration::from_millis(10));
         }
         file.set_len(0)?;
+        file.rewind()?;
         writeln!(file, "{}", std::process::id())?;
         Ok(StoreLock { _file: file })
     }
@@ -340,6 +350,18 @@ fn read_pid(file: &mut File) -> Option<u32> {
         .rewind()
         .and_then(|()| file.take(32).read_to_string(&mut text));
     read.ok().and_then(|_: usize| text.trim().parse().ok())
+}
+
+/// Whether a process is on its way out (`PF_EXITING` in proc_pid_stat(5)), or gone.
+fn is_dying(pid: u32) -> bool {
+    const PF_EXITING: u64 = 4;
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return true;
+    };
+    let flags = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & PF_EXITING != 0)
 }
 
 #[cfg(test)]
