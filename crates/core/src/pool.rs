@@ -4,7 +4,7 @@
 //! Such buffers live for microseconds and come in few sizes. Three tiers of 1, 4 and 16 KiB, aligned to a cache line,
 //! are kept per thread, over shelves that all threads share. Taking one is a pop from the thread's stack; no lock, no
 //! allocation, and no clearing, since a buffer is cleared once in its life. Larger buffers are allocated as asked,
-//! but for one size that [`Pool::tend`] picks from what was asked lately.
+//! but for the sizes that were asked often lately, which [`Pool::tend`] chooses.
 //!
 //! What is idle is bounded (by shelf and by thread) and goes back to the system when nobody wanted it for a while.
 //! What is in use is not bounded here: whoever takes buffers bounds how many requests are under way.
@@ -125,7 +125,7 @@ impl Pool {
     }
 
     /// To be called every few seconds: gives back to the system what nobody wanted since the last call, lets the
-    /// shelves grow that were too small, and picks the size of large buffers worth keeping.
+    /// shelves grow that were too small, and chooses the sizes of large buffers worth keeping.
     pub fn tend(&self) {
         for shelf in &self.shelves {
             shelf.tend();

@@ -1,4 +1,4 @@
-//! Buffers above the tiers: allocated as asked, but for one size that is kept because it was asked often.
+//! Buffers above the tiers: allocated as asked, but for sizes that were asked often, which are kept.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -7,16 +7,14 @@ use parking_lot::Mutex;
 use super::block::Block;
 use super::{KEPT_BYTES_MAX, TIER_BYTES};
 
-/// Fewer requests between two calls of `tend` than this say nothing about sizes.
-const OBSERVED_MIN: u64 = 16;
+/// A size is kept when it was asked this often between two calls of `tend`.
+const OFTEN: u64 = 16;
 
-/// The kept size holds at least this share of the large requests.
-const COVERED_SHARE: f64 = 0.9;
+/// Exponents of two above the largest tier that may be kept.
+const EXPONENT_MIN: u32 = TIER_BYTES[2].ilog2() + 1;
+const CLASSES: usize = (KEPT_BYTES_MAX.ilog2() - EXPONENT_MIN + 1) as usize;
 
-/// Smallest exponent of two above the largest tier, and largest that is kept.
-const EXPONENTS: std::ops::RangeInclusive<u32> = TIER_BYTES[2].ilog2() + 1..=KEPT_BYTES_MAX.ilog2();
-
-/// Large buffers. A lock a request is nothing beside filling 32 KiB.
+/// Large buffers. A lock a request is nothing beside filling 16 KiB.
 #[derive(Debug)]
 pub(super) struct Large {
     idle_bytes_max: usize,
@@ -28,26 +26,28 @@ pub(super) struct Large {
     pub(super) in_use_bytes: AtomicU64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
-    /// The size that is kept, 0 for none.
-    kept_bytes: usize,
+    classes: [Class; CLASSES],
+    idle_bytes: usize,
+}
+
+/// Requests between one power of two and the next.
+#[derive(Debug, Default)]
+struct Class {
+    /// Asked often of late: requests get the whole power of two, and it is kept.
+    kept: bool,
     idle: Vec<Block>,
+    /// Since the last `tend`: the fewest that were idle, and the requests.
     idle_low: usize,
-    /// Requests since the last `tend` by the exponent of two that holds them; all above the last in the last place.
-    asked: [u64; 64],
+    asked: u64,
 }
 
 impl Large {
     pub(super) fn new(idle_bytes_max: usize) -> Large {
         Large {
             idle_bytes_max,
-            state: Mutex::new(State {
-                kept_bytes: 0,
-                idle: Vec::new(),
-                idle_low: 0,
-                asked: [0; 64],
-            }),
+            state: Mutex::default(),
             takes: AtomicU64::new(0),
             hits: AtomicU64::new(0),
             asked_bytes: AtomicU64::new(0),
@@ -57,14 +57,7 @@ impl Large {
     }
 
     pub(super) fn take(&self, len: usize) -> Block {
-        let mut state = self.state.lock();
-        state.asked[exponent(len)] += 1;
-        // A buffer of the kept size for less than a quarter of it would waste more than it saves.
-        let fits = len <= state.kept_bytes && len > state.kept_bytes / 4;
-        let bytes = if fits { state.kept_bytes } else { len };
-        let idle = if fits { state.idle.pop() } else { None };
-        state.idle_low = state.idle_low.min(state.idle.len());
-        drop(state);
+        let (idle, bytes) = self.take_idle(len);
         self.takes.fetch_add(1, Relaxed);
         self.hits.fetch_add(u64::from(idle.is_some()), Relaxed);
         self.asked_bytes.fetch_add(len as u64, Relaxed);
@@ -73,92 +66,113 @@ impl Large {
         idle.unwrap_or_else(|| Block::new(bytes))
     }
 
+    /// A block that lies idle, if one does, and the size that it has or shall have.
+    fn take_idle(&self, len: usize) -> (Option<Block>, usize) {
+        let Some(at) = class_of(len) else {
+            return (None, len);
+        };
+        let mut state = self.state.lock();
+        let class = &mut state.classes[at];
+        class.asked += 1;
+        if !class.kept {
+            return (None, len);
+        }
+        let idle = class.idle.pop();
+        class.idle_low = class.idle_low.min(class.idle.len());
+        if idle.is_some() {
+            state.idle_bytes -= size_of_class(at);
+        }
+        (idle, size_of_class(at))
+    }
+
     pub(super) fn give(&self, block: Block) {
         self.in_use_bytes.fetch_sub(block.bytes() as u64, Relaxed);
-        let mut state = self.state.lock();
-        let room = (state.idle.len() + 1) * block.bytes() <= self.idle_bytes_max;
-        let unwanted = if room && block.bytes() == state.kept_bytes {
-            state.idle.push(block);
-            None
-        } else {
-            Some(block)
+        let unwanted = match class_of(block.bytes()) {
+            Some(at) if block.bytes() == size_of_class(at) => self.keep(at, block),
+            _ => Some(block),
         };
-        drop(state);
         // Freed here, without the lock.
         drop(unwanted);
     }
 
-    /// Picks the smallest power of two that holds nine tenths of what was asked, and frees what nobody wanted.
+    /// Keeps the block, or gives it back when its size is not kept or there is no room.
+    fn keep(&self, at: usize, block: Block) -> Option<Block> {
+        let mut state = self.state.lock();
+        if !state.classes[at].kept || state.idle_bytes + block.bytes() > self.idle_bytes_max {
+            return Some(block);
+        }
+        state.idle_bytes += block.bytes();
+        state.classes[at].idle.push(block);
+        None
+    }
+
+    /// Looks which sizes were asked often, and frees what nobody wanted.
     pub(super) fn tend(&self) {
         let mut state = self.state.lock();
-        let asked = std::mem::replace(&mut state.asked, [0; 64]);
-        let kept_bytes = size_to_keep(&asked).unwrap_or(state.kept_bytes);
-        let freed = if kept_bytes != state.kept_bytes {
-            state.kept_bytes = kept_bytes;
-            std::mem::take(&mut state.idle)
-        } else {
-            let left = state.idle.len() - state.idle_low.min(state.idle.len());
-            state.idle.split_off(left)
-        };
-        state.idle_low = state.idle.len();
+        let mut freed = Vec::new();
+        let mut freed_bytes = 0;
+        for (at, class) in state.classes.iter_mut().enumerate() {
+            class.kept = class.asked >= OFTEN || (class.kept && class.asked > 0);
+            let left = match class.kept {
+                true => class.idle.len() - class.idle_low.min(class.idle.len()),
+                false => 0,
+            };
+            freed_bytes += (class.idle.len() - left) * size_of_class(at);
+            freed.extend(class.idle.drain(left..));
+            class.idle_low = left;
+            class.asked = 0;
+        }
+        state.idle_bytes -= freed_bytes;
         drop(state);
         drop(freed);
     }
 
-    /// The kept size in bytes (0 for none) and the bytes that lie idle.
+    /// How many sizes are kept, and the bytes that lie idle.
     pub(super) fn kept(&self) -> (usize, usize) {
         let state = self.state.lock();
-        (state.kept_bytes, state.idle.len() * state.kept_bytes)
+        let kept = state.classes.iter().filter(|class| class.kept).count();
+        (kept, state.idle_bytes)
     }
 }
 
-/// The exponent of the smallest power of two that holds `len` bytes.
-fn exponent(len: usize) -> usize {
-    (len.max(1).next_power_of_two().ilog2() as usize).min(63)
+/// The class of a request, if such sizes may be kept.
+fn class_of(len: usize) -> Option<usize> {
+    let exponent = len.max(1).next_power_of_two().ilog2().max(EXPONENT_MIN);
+    let at = (exponent - EXPONENT_MIN) as usize;
+    (at < CLASSES).then_some(at)
 }
 
-/// The size worth keeping, given requests by exponent. None when they were too few, or too mixed, to say.
-fn size_to_keep(asked: &[u64; 64]) -> Option<usize> {
-    let total: u64 = asked.iter().sum();
-    if total < OBSERVED_MIN {
-        return None;
-    }
-    let mut covered = 0;
-    for exponent in EXPONENTS {
-        covered += asked[exponent as usize];
-        if covered as f64 >= COVERED_SHARE * total as f64 {
-            return Some(1 << exponent);
-        }
-    }
-    None
+/// The power of two that holds all requests of a class.
+fn size_of_class(at: usize) -> usize {
+    1 << (EXPONENT_MIN as usize + at)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn check(asked: &[(usize, u64)], expect: Option<usize>) {
-        let mut counts = [0; 64];
-        for &(len, times) in asked {
-            counts[exponent(len)] += times;
+    #[test]
+    fn a_class_holds_its_requests_and_wastes_less_than_half() {
+        for len in [16_385, 20_000, 32_768, 32_769, 100_000, 131_072, 1 << 20] {
+            let size = size_of_class(class_of(len).unwrap());
+            assert!(size >= len && size < 2 * len, "{len} {size}");
         }
-        assert_eq!(size_to_keep(&counts), expect, "{asked:?}");
+        assert_eq!(class_of((1 << 20) + 1), None);
     }
 
     #[test]
-    fn the_kept_size_covers_nine_tenths_of_the_requests() {
-        check(&[], None);
-        check(&[(128 << 10, 15)], None);
-        check(&[(128 << 10, 16)], Some(128 << 10));
-        check(&[(100_000, 95), (1 << 20, 5)], Some(128 << 10));
-        check(&[(100_000, 85), (1 << 20, 15)], Some(1 << 20));
-        check(&[((128 << 10) + 1, 100)], Some(256 << 10));
-        check(&[(20_000, 100)], Some(32 << 10));
-    }
-
-    #[test]
-    fn sizes_above_a_request_are_never_kept() {
-        check(&[(8 << 20, 1000)], None);
-        check(&[(8 << 20, 50), (64 << 10, 50)], None);
+    fn idle_bytes_are_bounded_and_return_to_nothing() {
+        let large = Large::new(300_000);
+        let round = || {
+            let blocks: Vec<Block> = (0..20).map(|_| large.take(100_000)).collect();
+            blocks.into_iter().for_each(|block| large.give(block));
+        };
+        round();
+        large.tend();
+        round();
+        assert_eq!(large.kept(), (1, 2 * 131_072));
+        large.tend();
+        large.tend();
+        assert_eq!(large.kept(), (0, 0));
     }
 }

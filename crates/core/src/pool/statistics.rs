@@ -55,8 +55,8 @@ pub struct LargeStatistics {
     pub handed_bytes: u64,
     /// Bytes handed out and not yet given back.
     pub in_use_bytes: u64,
-    /// The size that is kept at present, 0 for none.
-    pub kept_bytes: usize,
+    /// Sizes (powers of two) that are kept at present.
+    pub kept_sizes: usize,
     /// Bytes that lie idle.
     pub idle_bytes: u64,
 }
@@ -154,14 +154,14 @@ pub(super) fn of(pool: &Pool) -> Statistics {
             }
         }),
         large: {
-            let (kept_bytes, idle_bytes) = pool.large.kept();
+            let (kept_sizes, idle_bytes) = pool.large.kept();
             LargeStatistics {
                 takes: pool.large.takes.load(Relaxed),
                 hits: pool.large.hits.load(Relaxed),
                 asked_bytes: pool.large.asked_bytes.load(Relaxed),
                 handed_bytes: pool.large.handed_bytes.load(Relaxed),
                 in_use_bytes: pool.large.in_use_bytes.load(Relaxed),
-                kept_bytes,
+                kept_sizes,
                 idle_bytes: idle_bytes as u64,
             }
         },

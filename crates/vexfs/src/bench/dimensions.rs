@@ -1,12 +1,12 @@
 //! Nearest-neighbour search in a durable space, at the dimensions that embedding models have.
 
-use std::convert::Infallible;
+use std::time::Instant;
 
 use vexfs_vector::kernel::Kernels;
 use vexfs_vector::{Database, Measure, Options, SearchParams, Space, SpaceConfig};
 
 use super::metric::{Measured, Metric};
-use super::sample::Latencies;
+use super::sample::{self, Latencies};
 use super::simd::DIMENSIONS;
 use super::{Result, Run, VECTOR_OPS};
 
@@ -25,17 +25,12 @@ pub fn measure(run: &Run) -> Result<Measured> {
         run.progress.set_message(format!("{dim} dimensions"));
         metrics.extend(at_dimension(run, dim, count)?);
     }
-    let (rate, recall) = (
-        format!("vectors.search.{}", 256),
-        metrics.iter().find(|m| m.name == "vectors.recall.256"),
-    );
-    let recall = recall.map_or(0.0, |m| m.value);
-    let default = metrics.iter().find(|m| m.name == rate).cloned();
-    metrics.extend(default.map(|mut metric| {
-        metric.name = VECTOR_OPS.to_owned();
-        metric.workload = format!("{}, recall {recall:.3}", metric.workload);
-        metric
-    }));
+    let of = |name: &str| metrics.iter().find(|metric| metric.name == name).cloned();
+    if let (Some(mut rate), Some(recall)) = (of("vectors.search.256"), of("vectors.recall.256")) {
+        rate.name = VECTOR_OPS.to_owned();
+        rate.workload = format!("{}, recall {:.3}", rate.workload, recall.value);
+        metrics.push(rate);
+    }
     Ok(metrics.into())
 }
 
@@ -46,7 +41,7 @@ pub(crate) fn at_dimension(run: &Run, dim: usize, count: usize) -> Result<Vec<Me
     let dir = tempfile::tempdir_in(&run.work)?;
     let database = Database::open(dir.path(), Options::default())?;
     let space = database.create_space("bench", SpaceConfig::new(dim, Measure::L2))?;
-    let (from, begin) = (rows.chunks_exact(dim).zip(0u64..), std::time::Instant::now());
+    let (from, begin) = (rows.chunks_exact(dim).zip(0u64..), Instant::now());
     let batch: Vec<(u64, &[f32])> = from.map(|(row, id)| (id, row)).collect();
     for part in batch.chunks(5_000) {
         space.upsert(part)?;
@@ -56,20 +51,15 @@ pub(crate) fn at_dimension(run: &Run, dim: usize, count: usize) -> Result<Vec<Me
     let recall = recall(&space, dim, rows, queries)?;
     let mut next = queries.chunks_exact(dim).cycle();
     let params = SearchParams::new(K);
-    let mut failed = None;
-    let Ok(latencies) = Latencies::repeat(run.budget() * 2, || {
+    let latencies = Latencies::repeat(run.budget() * 2, || {
         let query = next.next().unwrap_or_default();
-        failed = space.search(query, &params).err().or(failed.take());
-        Ok::<_, Infallible>(())
-    });
-    if let Some(error) = failed {
-        return Err(error.into());
-    }
+        space.search(query, &params).map(drop)
+    })?;
     let (p50, noise) = latencies.p50_us();
     // What a scan of everything costs: the reference that every index has to beat.
     let kernels = Kernels::get();
     let mut out = vec![0.0; count];
-    let (scan_ns, _) = super::sample::time_ns(run.budget() / 2, || {
+    let (scan_ns, _) = sample::time_ns(run.budget() / 2, || {
         kernels.many_l2_f32(&queries[..dim], rows, &mut out)
     });
     let workload =
