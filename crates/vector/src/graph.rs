@@ -121,6 +121,8 @@ pub struct Graph {
     edges: Arena,
     /// Per slot: its row and state, see [`Graph::row_of`].
     rows: Arena,
+    /// A bit per slot whose code must not be read, so that a walk need not load the row of every neighbour.
+    vacancies: Arena,
     /// Per row: its slot plus one, or 0, or [`INSERTING`].
     slots: Arena,
     used: AtomicU32,
@@ -130,7 +132,7 @@ pub struct Graph {
     reuse: Mutex<Reuse>,
     /// Marked nodes that still lead searches.
     marked: AtomicUsize,
-    /// Slots whose code must not be read.
+    /// Bits set in `vacancies`.
     vacant: AtomicUsize,
     sweeping: Mutex<()>,
     grace: Grace,
@@ -147,7 +149,7 @@ struct Reuse {
 const INSERTING: u32 = u32::MAX;
 
 /// The row word of a slot: the row, or one of these.
-const ROW_VACANT: u32 = u32::MAX;
+const ROW_NONE: u32 = u32::MAX;
 const ROW_MARKED: u32 = u32::MAX - 1;
 const ROW_MAX: u32 = u32::MAX - 2;
 
@@ -168,6 +170,7 @@ impl Graph {
             factors: Arena::new(size_of::<NibbleFactors>()),
             edges: Arena::new((params.degree + params.spare) * 4),
             rows: Arena::new(4),
+            vacancies: Arena::new(4),
             slots: Arena::new(4),
             coder,
             kernels: Kernels::get(),
@@ -248,9 +251,29 @@ impl Graph {
         (row <= ROW_MAX).then_some(row)
     }
 
+    /// True if the slot was given back and not taken again. A slot never used before is not vacant: nothing leads to it
+    /// until it is written.
     #[inline]
     fn is_vacant(&self, slot: u32) -> bool {
-        !self.rows.word(slot, 0).load(Ordering::SeqCst) == ROW_VACANT
+        self.vacancies.word(slot / 32, 0).load(Ordering::SeqCst) >> (slot % 32) & 1 == 1
+    }
+
+    fn set_vacant(&self, slot: u32) {
+        self.vacant.fetch_add(1, Ordering::SeqCst);
+        self.vacancies
+            .word(slot / 32, 0)
+            .fetch_or(1 << (slot % 32), Ordering::SeqCst);
+    }
+
+    /// Called when the slot's code and edges are written.
+    fn clear_vacant(&self, slot: u32) {
+        let before = self
+            .vacancies
+            .word(slot / 32, 0)
+            .fetch_and(!(1 << (slot % 32)), Ordering::SeqCst);
+        if before >> (slot % 32) & 1 == 1 {
+            self.vacant.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 
     fn set_row(&self, slot: u32, row: u32) {

@@ -19,3 +19,11 @@ pub use nibble::{NibbleCodes, NibbleFactors, NibbleQuery};
 pub use rabitq::{BLOCK_ROWS, RabitqCodes, RabitqQuery};
 pub use rotate::Rotation;
 pub(crate) use rotate::splitmix;
+
+/// The nearest integer of a number between -128 and 127, ties to even. Adding 1.5 * 2^23 leaves the integer in the lowest
+/// bits; unlike `round_ties_even` it needs no call where the instruction set has no rounding.
+#[inline(always)]
+fn nearest_i8(x: f32) -> i8 {
+    const SHIFT: f32 = 12_582_912.0;
+    (x + SHIFT).to_bits() as i8
+}

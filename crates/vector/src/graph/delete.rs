@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::search::Scratch;
-use super::{Graph, ROW_MARKED, ROW_VACANT};
+use super::{Graph, ROW_MARKED, ROW_NONE};
 
 impl Graph {
     /// Marks a row deleted: no search that begins after the return finds it. False if the graph does not have it.
@@ -86,8 +86,10 @@ impl Graph {
 
     /// Makes slots vacant, waits until nobody can still be reading their codes, and frees them.
     fn retire(&self, batch: &[u32]) {
-        self.vacant.fetch_add(batch.len(), Ordering::SeqCst);
-        batch.iter().for_each(|&slot| self.set_row(slot, ROW_VACANT));
+        for &slot in batch {
+            self.set_vacant(slot);
+            self.set_row(slot, ROW_NONE);
+        }
         self.marked.fetch_sub(batch.len(), Ordering::SeqCst);
         self.grace.wait();
         batch.iter().for_each(|&slot| self.write_edges(slot, &[]));

@@ -38,7 +38,7 @@ impl Graph {
             self.choose(&candidates, &mut s.prune, &mut chosen);
             self.write_edges(slot, &chosen);
             self.set_row(slot, row);
-            self.vacant.fetch_sub(1, Ordering::SeqCst);
+            self.clear_vacant(slot);
             chosen.iter().for_each(|&neighbour| self.link(neighbour, slot, s));
         });
         self.offer_entry(slot);
@@ -48,7 +48,7 @@ impl Graph {
         Ok(())
     }
 
-    /// A slot that nobody reads: its row word says vacant.
+    /// A slot that nobody reads: a vacant one, or one never used.
     fn take_slot(&self) -> Result<u32, GraphError> {
         let mut reuse = self.reuse.lock();
         if let Some(slot) = reuse.free.pop() {
@@ -58,14 +58,13 @@ impl Graph {
         for arena in [&self.codes, &self.factors, &self.edges, &self.rows] {
             arena.reserve(slot)?;
         }
-        // A fresh word is zero, which reads as vacant.
-        self.vacant.fetch_add(1, Ordering::SeqCst);
+        self.vacancies.reserve(slot / 32)?;
         self.used.store(slot + 1, Ordering::Release);
         Ok(slot)
     }
 
     fn write_code(&self, slot: u32, vector: &[f32]) {
-        // SAFETY: the slot is vacant and this thread took it from the list, so nobody else reads or writes its code.
+        // SAFETY: the slot is vacant or new, and this thread alone took it, so nobody else reads or writes its code.
         let code = unsafe { std::slice::from_raw_parts_mut(self.codes.at(slot), self.coder.code_bytes()) };
         let factors = if self.measure == Measure::Cosine {
             self.coder.encode(&unit(vector), code)

@@ -222,7 +222,10 @@ impl Graph {
             }
         }
         self.used.store(layout.used, Ordering::Release);
-        self.vacant.store(reuse.free.len(), Ordering::SeqCst);
+        if layout.used > 0 {
+            self.vacancies.reserve((layout.used - 1) / 32)?;
+        }
+        reuse.free.iter().for_each(|&slot| self.set_vacant(slot));
         self.marked.store(reuse.marked.len(), Ordering::SeqCst);
         self.live.store(
             layout.used as usize - reuse.free.len() - reuse.marked.len(),

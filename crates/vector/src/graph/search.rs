@@ -40,6 +40,7 @@ pub(super) struct Scratch {
     pub(super) beam: Beam,
     pub(super) prune: super::prune::PruneScratch,
     visited: Visited,
+    batch: Batch,
     found: Vec<Key>,
 }
 
@@ -205,16 +206,20 @@ impl Graph {
     /// Fills the beam of `s` with the nearest nodes, marked ones included.
     pub(super) fn walk(&self, s: &mut Scratch, ef: usize) {
         let Scratch {
-            query, beam, visited, ..
+            query,
+            beam,
+            visited,
+            batch,
+            ..
         } = s;
         visited.reset(self.used.load(Ordering::Acquire));
         beam.reset(ef);
-        self.start(query, visited, |key| beam.push(key));
+        self.start(query, visited, batch, |key| beam.push(key));
         while let Some(key) = beam.pop() {
             if let Some(next) = beam.peek() {
                 self.prefetch_edges(beam::slot(next));
             }
-            self.expand(beam::slot(key), query, visited, |key| beam.push(key));
+            self.expand(beam::slot(key), query, visited, batch, |key| beam.push(key));
         }
     }
 
@@ -224,6 +229,7 @@ impl Graph {
             query,
             beam,
             visited,
+            batch,
             found,
             ..
         } = s;
@@ -245,7 +251,7 @@ impl Graph {
             nearest.worst()
         };
         let mut limit = f32::INFINITY;
-        self.start(query, visited, |key| limit = meet(key, beam));
+        self.start(query, visited, batch, |key| limit = meet(key, beam));
         while let Some(key) = beam.pop() {
             if beam::distance(key) > limit {
                 break;
@@ -253,7 +259,9 @@ impl Graph {
             if let Some(next) = beam.peek() {
                 self.prefetch_edges(beam::slot(next));
             }
-            self.expand(beam::slot(key), query, visited, |key| limit = meet(key, beam));
+            self.expand(beam::slot(key), query, visited, batch, |key| {
+                limit = meet(key, beam)
+            });
         }
         found.clear();
         found.extend(
@@ -264,8 +272,14 @@ impl Graph {
         );
     }
 
-    fn start(&self, query: &NibbleQuery, visited: &mut Visited, mut meet: impl FnMut(Key)) {
-        let mut batch = Batch::default();
+    /// Measures all entries and hands the nearest few to `meet`.
+    fn start(
+        &self,
+        query: &NibbleQuery,
+        visited: &mut Visited,
+        batch: &mut Batch,
+        mut meet: impl FnMut(Key),
+    ) {
         let any_vacant = self.vacant.load(Ordering::SeqCst) > 0;
         let mut nearest = [Key::MAX; STARTS];
         let mut flush = |batch: &mut Batch| {
@@ -281,10 +295,10 @@ impl Graph {
                 batch.add(self, slot);
             }
             if batch.len == FAN {
-                flush(&mut batch);
+                flush(batch);
             }
         }
-        flush(&mut batch);
+        flush(batch);
         for key in nearest.into_iter().filter(|&k| k != Key::MAX) {
             if visited.insert(beam::slot(key)) {
                 meet(key);
@@ -294,9 +308,15 @@ impl Graph {
 
     /// Measures the unseen neighbours of a node. The codes of all are asked from memory before the first is read.
     #[inline]
-    fn expand(&self, slot: u32, query: &NibbleQuery, visited: &mut Visited, meet: impl FnMut(Key)) {
+    fn expand(
+        &self,
+        slot: u32,
+        query: &NibbleQuery,
+        visited: &mut Visited,
+        batch: &mut Batch,
+        meet: impl FnMut(Key),
+    ) {
         let any_vacant = self.vacant.load(Ordering::SeqCst) > 0;
-        let mut batch = Batch::default();
         for i in 0..self.slots_per_node() {
             let next = self.edge(slot, i);
             if next == NONE {
@@ -324,14 +344,19 @@ const STARTS: usize = 4;
 struct Batch {
     slots: [u32; FAN],
     codes: [*const u8; FAN],
+    sums: [i32; FAN],
     len: usize,
 }
+
+// SAFETY: the addresses are working memory: they are written and read within one step of a walk, on one thread.
+unsafe impl Send for Batch {}
 
 impl Default for Batch {
     fn default() -> Batch {
         Batch {
             slots: [0; FAN],
             codes: [std::ptr::null(); FAN],
+            sums: [0; FAN],
             len: 0,
         }
     }
@@ -353,14 +378,16 @@ impl Batch {
     /// Hands the key of every node to `meet`, and empties the batch.
     #[inline]
     fn measure(&mut self, graph: &Graph, query: &NibbleQuery, mut meet: impl FnMut(Key)) {
-        let mut sums = [0; FAN];
+        let Batch {
+            slots,
+            codes,
+            sums,
+            len,
+        } = self;
+        let sums = &mut sums[..*len];
         // SAFETY: each pointer is the code of a slot that is not vacant, `query.codes().len() / 2` bytes long.
-        unsafe {
-            graph
-                .kernels
-                .gather_u4(query.codes(), &self.codes[..self.len], &mut sums[..self.len])
-        };
-        for (&slot, &sum) in self.slots[..self.len].iter().zip(&sums) {
+        unsafe { graph.kernels.gather_u4(query.codes(), &codes[..*len], sums) };
+        for (&slot, &sum) in slots.iter().zip(&*sums) {
             meet(beam::key(query.distance(sum, graph.factors_of(slot)), slot));
         }
         self.len = 0;

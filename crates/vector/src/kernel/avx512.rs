@@ -518,13 +518,44 @@ fn fold_one(x: __m512i) -> __m256i {
     _mm256_add_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d))
 }
 
+/// The transform of sixteen numbers: at each step every lane meets the one whose number differs in one bit; the lane with
+/// the bit set takes the difference.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq")]
+fn hadamard16(v: __m512) -> __m512 {
+    let v = _mm512_mask_sub_ps(_mm512_add_ps(v, swap1(v)), 0xaaaa, swap1(v), v);
+    let v = _mm512_mask_sub_ps(_mm512_add_ps(v, swap2(v)), 0xcccc, swap2(v), v);
+    let swapped = _mm512_shuffle_f32x4::<0b10_11_00_01>(v, v);
+    let v = _mm512_mask_sub_ps(_mm512_add_ps(v, swapped), 0xf0f0, swapped, v);
+    let swapped = _mm512_shuffle_f32x4::<0b01_00_11_10>(v, v);
+    _mm512_mask_sub_ps(_mm512_add_ps(v, swapped), 0xff00, swapped, v)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq")]
+fn swap1(v: __m512) -> __m512 {
+    _mm512_permute_ps::<0b10_11_00_01>(v)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq")]
+fn swap2(v: __m512) -> __m512 {
+    _mm512_permute_ps::<0b01_00_11_10>(v)
+}
+
 /// See [`super::Kernels::hadamard`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq")]
 pub(super) fn hadamard(x: &mut [f32]) {
     let n = x.len();
-    let head = n.min(16);
-    for block in x.chunks_exact_mut(head) {
-        scalar::hadamard(block);
+    if n < 16 {
+        return scalar::hadamard(x);
+    }
+    for block in x.chunks_exact_mut(16) {
+        // SAFETY: the block holds sixteen floats.
+        unsafe {
+            let v = hadamard16(_mm512_loadu_ps(block.as_ptr()));
+            _mm512_storeu_ps(block.as_mut_ptr(), v);
+        }
     }
     let p = x.as_mut_ptr();
     let mut step = 16;

@@ -4,6 +4,7 @@
 //! length of `x`. The error of an estimated inner product with `q` is at most `scale / 2 * sum |q_i|` for the row plus
 //! the same with the query's own scale.
 
+use super::nearest_i8;
 use crate::kernel::Kernels;
 use crate::measure::Measure;
 
@@ -41,11 +42,16 @@ impl I8Factors {
         assert_eq!(row.len(), codes.len(), "wrong dimension");
         let largest = row.iter().fold(0f32, |m, x| m.max(x.abs()));
         let scale = largest / 127.0;
-        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        for (code, x) in codes.iter_mut().zip(row) {
-            // The cast saturates, so an inverse that overflowed cannot wrap.
-            *code = (x * inverse).round_ties_even() as i8;
-        }
+        // Below the smallest normal number the inverse would overflow: such a row is taken for zero.
+        let inverse = if scale >= f32::MIN_POSITIVE {
+            1.0 / scale
+        } else {
+            0.0
+        };
+        codes
+            .iter_mut()
+            .zip(row)
+            .for_each(|(code, x)| *code = nearest_i8(x * inverse));
         I8Factors {
             scale,
             norm2: Kernels::get().dot_f32(row, row),

@@ -6,6 +6,7 @@
 //! `|x|^2 / <x, code - 7.5>`. (Gao et al., "Practical and asymptotically optimal quantization of high-dimensional
 //! vectors in Euclidean space for approximate nearest neighbor search", SIGMOD 2025.)
 
+use super::nearest_i8;
 use super::rotate::Rotation;
 use crate::kernel::Kernels;
 use crate::measure::Measure;
@@ -122,11 +123,10 @@ impl NibbleCodes {
             _ => norm2,
         };
         let largest = work.iter().fold(0f32, |m, x| m.max(x.abs()));
-        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+        // Below about the smallest normal number the inverse would overflow: such a vector is taken for zero.
+        let inverse = if largest > 1e-36 { 127.0 / largest } else { 0.0 };
         query.codes.clear();
-        query
-            .codes
-            .extend(work.iter().map(|x| (x * inverse).round_ties_even() as i8));
+        query.codes.extend(work.iter().map(|x| nearest_i8(x * inverse)));
         query.set(measure, largest / 127.0, bias);
     }
 
