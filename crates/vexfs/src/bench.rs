@@ -25,6 +25,7 @@ pub mod semantic;
 mod settings;
 pub mod simd;
 pub mod targets;
+pub mod vectors;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -8,5 +8,9 @@ fn main() -> std::process::ExitCode {
     ) {
         return vexfs::cli::run(std::env::args_os());
     }
+    let arguments: Vec<String> = std::env::args().collect();
+    if vexfs::bench::vectors::reads(&arguments) {
+        return vexfs::bench::vectors::run();
+    }
     vexfs::bench::run(std::env::args_os())
 }

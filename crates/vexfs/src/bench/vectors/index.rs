@@ -1,0 +1,510 @@
+//! The indexes on one data set: recall and speed by effort, filters, updates beside searches.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use roaring::RoaringBitmap;
+use serde::Serialize;
+use vexfs_vector::Measure;
+use vexfs_vector::graph::{Effort, Graph, GraphParams};
+use vexfs_vector::quant::{BLOCK_ROWS, I8Codes, I8Factors, RabitqCodes};
+use vexfs_vector::scan::{
+    Allowed, Costs, OneBitRerank, Plan, RowSlice, Scope, SliceRows, exact, exact_batch, i8_rerank,
+    rabitq_rerank,
+};
+
+use super::data::{Matrix, Random};
+
+/// Passes over the queries; the fastest counts, because other work on the machine only slows.
+const PASSES: usize = 3;
+
+/// Queries of a scan that reads everything.
+const SCAN_QUERIES: usize = 100;
+
+/// One set with its exact answers.
+pub(super) struct Set<'a> {
+    pub(super) base: &'a Matrix,
+    pub(super) queries: &'a Matrix,
+    pub(super) truth: &'a [Vec<u32>],
+    pub(super) measure: Measure,
+    pub(super) k: usize,
+}
+
+/// What one index achieved at one effort.
+#[derive(Debug, Serialize)]
+pub(super) struct EffortRow {
+    pub(super) index: &'static str,
+    /// The beam, or how many rows were reranked.
+    pub(super) effort: String,
+    pub(super) recall: f64,
+    /// Queries per second of CPU time on one thread.
+    pub(super) qps: f64,
+    /// Queries per second of wall time with two threads.
+    pub(super) qps_2_threads: Option<f64>,
+    pub(super) p50_us: f64,
+    pub(super) p99_us: f64,
+}
+
+/// What building the graph cost.
+#[derive(Debug, Serialize)]
+pub(super) struct Build {
+    pub(super) cpu_s: f64,
+    pub(super) rows_per_s: f64,
+    pub(super) bytes_per_vector: f64,
+}
+
+/// A filter of one width.
+#[derive(Debug, Serialize)]
+pub(super) struct FilterRow {
+    pub(super) percent: f64,
+    pub(super) plan: &'static str,
+    pub(super) ef: usize,
+    pub(super) recall: f64,
+    pub(super) us: f64,
+    /// The exact scan of the allowed rows alone.
+    pub(super) scan_us: f64,
+}
+
+/// Updates of the graph.
+#[derive(Debug, Serialize)]
+pub(super) struct Updates {
+    insert_beside_search_per_s: f64,
+    search_beside_insert_per_s: f64,
+    delete_per_s: f64,
+    sweep_per_s: f64,
+    recall_before: f64,
+    recall_after_replacing_all: f64,
+    bytes_grown_percent: f64,
+}
+
+impl Updates {
+    pub(super) fn named(&self) -> Vec<(&'static str, String)> {
+        vec![
+            (
+                "inserts/s beside a searching thread",
+                format!("{:.0}", self.insert_beside_search_per_s),
+            ),
+            (
+                "searches/s meanwhile",
+                format!("{:.0}", self.search_beside_insert_per_s),
+            ),
+            ("deletes/s (marks)", format!("{:.0}", self.delete_per_s)),
+            ("deletes/s, repair included", format!("{:.0}", self.sweep_per_s)),
+            ("recall at ef 40", format!("{:.4}", self.recall_before)),
+            (
+                "recall after replacing all rows",
+                format!("{:.4}", self.recall_after_replacing_all),
+            ),
+            ("memory grown by, %", format!("{:.1}", self.bytes_grown_percent)),
+        ]
+    }
+}
+
+fn rows_of(base: &Matrix) -> SliceRows<'_> {
+    SliceRows::new(base.dim, RowSlice::F32(&base.values))
+}
+
+/// Exact answers, on all CPUs.
+pub(super) fn truth(base: &Matrix, queries: &Matrix, measure: Measure, k: usize) -> Vec<Vec<u32>> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    exact_batch(&queries.values, measure, &rows_of(base), k, threads)
+        .into_iter()
+        .map(|found| found.into_iter().map(|p| p.0).collect())
+        .collect()
+}
+
+/// Seconds of CPU that this thread used.
+pub(super) fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
+/// Measures a way to answer: recall and times over the first `count` queries.
+pub(super) fn effort(
+    set: &Set<'_>,
+    index: &'static str,
+    effort: String,
+    count: usize,
+    threads: bool,
+    search: impl Fn(&[f32]) -> Vec<u32> + Sync,
+) -> EffortRow {
+    let count = count.min(set.queries.len());
+    let mut best = f64::INFINITY;
+    let mut each_us = Vec::with_capacity(count);
+    let mut hits = 0;
+    for _ in 0..PASSES {
+        hits = 0;
+        let mut took_us = Vec::with_capacity(count);
+        let began = cpu_seconds();
+        for i in 0..count {
+            let start = Instant::now();
+            let found = search(set.queries.row(i));
+            took_us.push(start.elapsed().as_secs_f64() * 1e6);
+            hits += found.iter().filter(|row| set.truth[i].contains(row)).count();
+        }
+        let took = cpu_seconds() - began;
+        if took < best {
+            best = took;
+            each_us = took_us;
+        }
+    }
+    each_us.sort_by(f64::total_cmp);
+    let at = |percent: usize| each_us[(count * percent).div_ceil(100) - 1];
+    EffortRow {
+        index,
+        effort,
+        recall: hits as f64 / (count * set.k) as f64,
+        qps: count as f64 / best,
+        qps_2_threads: threads.then(|| two_threads(set, count, &search)),
+        p50_us: at(50),
+        p99_us: at(99),
+    }
+}
+
+fn two_threads(set: &Set<'_>, count: usize, search: &(impl Fn(&[f32]) -> Vec<u32> + Sync)) -> f64 {
+    let pass = || {
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            for start in 0..2 {
+                scope.spawn(move || {
+                    (start..count)
+                        .step_by(2)
+                        .for_each(|i| drop(search(set.queries.row(i))))
+                });
+            }
+        });
+        count as f64 / began.elapsed().as_secs_f64()
+    };
+    (0..PASSES).map(|_| pass()).fold(0.0, f64::max)
+}
+
+/// The queries per second at a recall, between the two efforts around it.
+pub(super) fn qps_at(rows: &[EffortRow], index: &str, recall: f64) -> Option<f64> {
+    let rows: Vec<&EffortRow> = rows.iter().filter(|r| r.index == index).collect();
+    let above = rows.iter().position(|r| r.recall >= recall)?;
+    let after = rows[above];
+    let Some(before) = above.checked_sub(1).map(|i| rows[i]) else {
+        return Some(after.qps);
+    };
+    let share = (recall - before.recall) / (after.recall - before.recall);
+    Some(before.qps + share * (after.qps - before.qps))
+}
+
+fn ids(found: Vec<(u32, f32)>) -> Vec<u32> {
+    found.into_iter().map(|p| p.0).collect()
+}
+
+/// One of the scans: `exact`, `bytes`, `onebit`.
+pub(super) fn scans(set: &Set<'_>, tier: &str) -> Vec<EffortRow> {
+    let (rows, dim, n) = (rows_of(set.base), set.base.dim, set.base.len());
+    let Set { measure, k, .. } = *set;
+    match tier {
+        "exact" => vec![effort(set, "exact", String::new(), SCAN_QUERIES, true, |q| {
+            ids(exact(q, measure, &rows, Allowed::All, k))
+        })],
+        "bytes" => {
+            let mut codes = vec![0; n * dim];
+            let factors: Vec<I8Factors> = set
+                .base
+                .iter()
+                .zip(codes.chunks_exact_mut(dim))
+                .map(|(r, c)| I8Factors::encode(r, c))
+                .collect();
+            let view = I8Codes::new(dim, &codes, &factors);
+            vec![effort(set, "bytes", "20".into(), SCAN_QUERIES, true, |q| {
+                ids(i8_rerank(q, measure, view, &rows, Allowed::All, k, 20))
+            })]
+        }
+        _ => {
+            let (coder, codes) = onebit(set.base, measure);
+            let how = [
+                OneBitRerank::Count(10 * k),
+                OneBitRerank::Count(20 * k),
+                OneBitRerank::Bound(1.9),
+                OneBitRerank::Bound(3.0),
+            ];
+            how.into_iter()
+                .map(|how| {
+                    effort(set, "onebit", format!("{how:?}"), SCAN_QUERIES, true, |q| {
+                        ids(rabitq_rerank(
+                            q,
+                            measure,
+                            &coder,
+                            &codes,
+                            n,
+                            &rows,
+                            Allowed::All,
+                            k,
+                            how,
+                        ))
+                    })
+                })
+                .collect()
+        }
+    }
+}
+
+fn onebit(base: &Matrix, measure: Measure) -> (RabitqCodes, Vec<u8>) {
+    let mut centre = vec![0.0; base.dim];
+    for row in base.iter() {
+        centre
+            .iter_mut()
+            .zip(row)
+            .for_each(|(c, x)| *c += x / base.len() as f32);
+    }
+    let coder = RabitqCodes::new(base.dim, 1, (measure == Measure::L2).then_some(centre));
+    let mut codes = vec![0; coder.bytes(base.len())];
+    for (i, row) in base.iter().enumerate() {
+        let at = i / BLOCK_ROWS * coder.block_bytes();
+        let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+        let unit: Vec<f32>;
+        let row = if measure == Measure::Cosine && length > 0.0 {
+            unit = row.iter().map(|x| x / length).collect();
+            &unit
+        } else {
+            row
+        };
+        coder.encode(row, &mut codes[at..at + coder.block_bytes()], i % BLOCK_ROWS);
+    }
+    (coder, codes)
+}
+
+/// Builds the graph on one thread.
+pub(super) fn build(set: &Set<'_>) -> anyhow::Result<(Graph, Build)> {
+    let graph = Graph::new(set.base.dim, set.measure, GraphParams::default());
+    let began = cpu_seconds();
+    for (i, row) in set.base.iter().enumerate() {
+        graph.insert(u32::try_from(i)?, row)?;
+    }
+    let cpu_s = cpu_seconds() - began;
+    let n = set.base.len() as f64;
+    let built = Build {
+        cpu_s,
+        rows_per_s: n / cpu_s,
+        bytes_per_vector: graph.bytes() as f64 / n,
+    };
+    Ok((graph, built))
+}
+
+/// The graph at each beam.
+pub(super) fn graph(
+    set: &Set<'_>,
+    graph: &Graph,
+    beams: &[usize],
+    rerank: Option<usize>,
+) -> anyhow::Result<Vec<EffortRow>> {
+    let rows = rows_of(set.base);
+    graph.search(
+        set.queries.row(0),
+        set.k,
+        Effort::new(10, set.k),
+        Allowed::All,
+        &rows,
+    )?;
+    Ok(beams
+        .iter()
+        .map(|&ef| {
+            let mut how = Effort::new(ef, set.k);
+            how.rerank = rerank.unwrap_or(how.rerank);
+            effort(set, "graph", format!("{ef}"), usize::MAX, true, |q| {
+                // The first query succeeded, and all have the same dimension and are finite.
+                graph
+                    .search(q, set.k, how, Allowed::All, &rows)
+                    .map(ids)
+                    .unwrap_or_default()
+            })
+        })
+        .collect())
+}
+
+/// Random filters of 50, 10, 1 and 0.1 %.
+pub(super) fn filters(set: &Set<'_>, graph: &Graph) -> anyhow::Result<Vec<FilterRow>> {
+    let (rows, n) = (rows_of(set.base), set.base.len());
+    let mut order: Vec<u32> = (0..u32::try_from(n)?).collect();
+    Random(7).shuffle(&mut order);
+    let queries = Matrix {
+        dim: set.base.dim,
+        values: set.queries.values[..200.min(set.queries.len()) * set.base.dim].to_vec(),
+    };
+    let mut out = Vec::new();
+    for percent in [50.0, 10.0, 1.0, 0.1] {
+        let bitmap: RoaringBitmap = order[..((n as f64 * percent / 100.0) as usize).max(1)]
+            .iter()
+            .copied()
+            .collect();
+        let allowed = Allowed::Bitmap(&bitmap);
+        let truth: Vec<Vec<u32>> = queries
+            .iter()
+            .map(|q| ids(exact(q, set.measure, &rows, allowed, set.k)))
+            .collect();
+        let filtered = Set {
+            queries: &queries,
+            truth: &truth,
+            ..*set
+        };
+        let ef = 40;
+        let scope = Scope {
+            rows: n,
+            allowed: bitmap.len() as usize,
+            dim: set.base.dim,
+            ef,
+            has_bytes: false,
+            has_onebit: false,
+            has_graph: true,
+        };
+        let plan = Costs::default().choose(scope);
+        let scan = effort(&filtered, "", String::new(), 100, false, |q| {
+            ids(exact(q, set.measure, &rows, allowed, set.k))
+        });
+        let how = Effort { ef, rerank: ef };
+        let (name, row) = if plan == Plan::Graph {
+            let search = |q: &[f32]| {
+                graph
+                    .search(q, set.k, how, allowed, &rows)
+                    .map(ids)
+                    .unwrap_or_default()
+            };
+            ("graph", effort(&filtered, "", String::new(), 200, false, search))
+        } else {
+            (
+                "exact",
+                effort(&filtered, "", String::new(), 200, false, |q| {
+                    ids(exact(q, set.measure, &rows, allowed, set.k))
+                }),
+            )
+        };
+        let found = truth.iter().map(Vec::len).sum::<usize>() as f64;
+        let recall = row.recall * (truth.len() * set.k) as f64 / found;
+        out.push(FilterRow {
+            percent,
+            plan: name,
+            ef,
+            recall,
+            us: 1e6 / row.qps,
+            scan_us: 1e6 / scan.qps,
+        });
+    }
+    Ok(out)
+}
+
+/// Replaces every row of the graph in random order (a tenth of them beside a searching thread), then measures deletes.
+pub(super) fn updates(set: &Set<'_>, graph: &Graph) -> anyhow::Result<Updates> {
+    let (rows, n) = (rows_of(set.base), set.base.len());
+    let recall = || -> anyhow::Result<f64> {
+        let mut hits = 0;
+        for i in 0..set.queries.len() {
+            let found = graph.search(
+                set.queries.row(i),
+                set.k,
+                Effort::new(40, set.k),
+                Allowed::All,
+                &rows,
+            )?;
+            hits += found.iter().filter(|p| set.truth[i].contains(&p.0)).count();
+        }
+        Ok(hits as f64 / (set.queries.len() * set.k) as f64)
+    };
+    let (recall_before, bytes) = (recall()?, graph.bytes());
+    let mut order: Vec<u32> = (0..u32::try_from(n)?).collect();
+    Random(11).shuffle(&mut order);
+    let replace = |row: u32| -> anyhow::Result<()> {
+        graph.delete(row);
+        graph.insert(row, set.base.row(row as usize))?;
+        Ok(())
+    };
+    let (beside, rest) = order.split_at(n / 10);
+    let (insert_per_s, search_per_s) = beside_searches(set, graph, beside)?;
+    for &row in rest {
+        replace(row)?;
+        if graph.wants_sweep() {
+            graph.sweep();
+        }
+    }
+    graph.sweep();
+    let recall_after = recall()?;
+    let grown = graph.bytes() as f64 / bytes as f64 * 100.0 - 100.0;
+    let victims = &order[..n / 20];
+    let began = cpu_seconds();
+    for &row in victims {
+        graph.delete(row);
+    }
+    let marked = cpu_seconds();
+    graph.sweep();
+    let swept = cpu_seconds();
+    Ok(Updates {
+        insert_beside_search_per_s: insert_per_s,
+        search_beside_insert_per_s: search_per_s,
+        delete_per_s: victims.len() as f64 / (marked - began),
+        sweep_per_s: victims.len() as f64 / (swept - began),
+        recall_before,
+        recall_after_replacing_all: recall_after,
+        bytes_grown_percent: grown,
+    })
+}
+
+/// Deletes the rows, then inserts them again on this thread while another one searches; both rates by CPU time of
+/// the thread.
+fn beside_searches(set: &Set<'_>, graph: &Graph, victims: &[u32]) -> anyhow::Result<(f64, f64)> {
+    let rows = rows_of(set.base);
+    for &row in victims {
+        graph.delete(row);
+    }
+    graph.sweep();
+    let (done, searched, searcher_ns) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let took = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let began = cpu_seconds();
+            let mut i = 0;
+            while !done.load(Ordering::Relaxed) {
+                let query = set.queries.row(i % set.queries.len());
+                drop(graph.search(query, set.k, Effort::new(40, set.k), Allowed::All, &rows));
+                i += 1;
+            }
+            searched.store(i as u64, Ordering::Relaxed);
+            searcher_ns.store(((cpu_seconds() - began) * 1e9) as u64, Ordering::Relaxed);
+        });
+        let began = cpu_seconds();
+        let outcome = victims
+            .iter()
+            .try_for_each(|&row| graph.insert(row, set.base.row(row as usize)));
+        let took = cpu_seconds() - began;
+        done.store(true, Ordering::Relaxed);
+        outcome.map(|()| took)
+    })?;
+    let searches = searched.into_inner() as f64 / (searcher_ns.into_inner() as f64 * 1e-9);
+    Ok((victims.len() as f64 / took, searches))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::data::clustered;
+    use super::*;
+
+    #[test]
+    fn every_index_is_measured_with_a_recall_that_was_counted() {
+        let (base, queries) = clustered(3050, 64, 2).split(3000);
+        let truth = truth(&base, &queries, Measure::Cosine, 5);
+        let set = Set {
+            base: &base,
+            queries: &queries,
+            truth: &truth,
+            measure: Measure::Cosine,
+            k: 5,
+        };
+        let exact = scans(&set, "exact");
+        assert_eq!(exact[0].recall, 1.0);
+        assert!(scans(&set, "bytes")[0].recall > 0.99);
+        assert!(scans(&set, "onebit")[3].recall > 0.99);
+        let (index, _) = build(&set).expect("built");
+        let rows = graph(&set, &index, &[5, 60], Some(60)).expect("measured");
+        assert!(
+            rows[0].recall <= rows[1].recall && rows[1].recall > 0.9,
+            "{rows:?}"
+        );
+        assert!(qps_at(&rows, "graph", 0.0) == Some(rows[0].qps) && qps_at(&rows, "graph", 1.1).is_none());
+        let filters = filters(&set, &index).expect("measured");
+        assert!(filters.iter().all(|f| f.recall >= 0.9), "{filters:?}");
+        let updates = updates(&set, &index).expect("measured");
+        assert!(updates.recall_after_replacing_all > 0.85, "{updates:?}");
+    }
+}
