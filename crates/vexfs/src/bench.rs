@@ -165,7 +165,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     if settings.parts == ["quality"] {
-        return quality::command(settings.corpus.as_deref(), settings.json, &bar(1));
+        let through = if settings.in_memory {
+            quality::Through::Memory
+        } else {
+            quality::Through::Mount
+        };
+        return quality::command(settings.corpus.as_deref(), through, settings.json, &bar(1));
     }
     match all(&settings) {
         Ok(code) => code,

@@ -1,7 +1,7 @@
 //! The command line: one file a family of commands.
 
 mod attributes;
-mod client;
+pub(crate) mod client;
 pub(crate) mod failure;
 mod index;
 mod mount;

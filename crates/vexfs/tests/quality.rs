@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use vexfs::bench::quality::{self, Report};
+use vexfs::bench::quality::{self, Report, Through};
 
 fn measure(dir: &Path) -> Report {
-    let report = quality::run(dir, &mut |_| {}).expect("a collection that can be read");
+    let report = quality::run(dir, Through::Memory, &mut |_| {}).expect("a collection that can be read");
     println!(
         "{}",
         serde_json::to_string_pretty(&report).expect("numbers and names")

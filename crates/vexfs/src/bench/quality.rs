@@ -6,6 +6,7 @@
 
 mod collection;
 mod measures;
+mod mounted;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,10 +23,23 @@ use vexfs_core::semantic::passages::{self, Form};
 
 pub use collection::Collection;
 pub use measures::Measures;
+use mounted::OnMount;
+
+/// Which way documents and queries go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Through {
+    /// Files written to a mount, queries to its API. The program itself is started as the daemon.
+    Mount,
+    /// The library's parts in this process, without files.
+    Memory,
+}
 
 /// What was measured, by mode of search.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
+    /// Which way.
+    pub through: Through,
     /// Files.
     pub documents: usize,
     /// Queries with a judgement.
@@ -45,14 +59,16 @@ pub struct Report {
 /// Files that a query asks for: recall is measured at this depth.
 const FILES: usize = 100;
 
-/// The command `performance_benchmark quality --corpus DIR`: measures and prints.
-pub fn command(corpus: Option<&Path>, json: bool, progress: &ProgressBar) -> ExitCode {
+/// The command `performance_benchmark quality --corpus DIR [--in-memory]`: measures and prints.
+pub fn command(corpus: Option<&Path>, through: Through, json: bool, progress: &ProgressBar) -> ExitCode {
     let Some(corpus) = corpus else {
         eprintln!("performance_benchmark quality: --corpus DIR is missing");
         return ExitCode::from(2);
     };
     progress.set_length(1000);
-    let outcome = run(corpus, &mut |part| progress.set_position((part * 1000.0) as u64));
+    let outcome = run(corpus, through, &mut |part| {
+        progress.set_position((part * 1000.0) as u64)
+    });
     progress.finish_and_clear();
     let printed = outcome.and_then(|report| {
         if json {
@@ -101,16 +117,19 @@ impl Report {
     }
 }
 
-/// Measures a collection in memory: files, passages, both indexes, fusion, without a mount. `progress` is told the
-/// share done, 0..=1.
-pub fn run(dir: &Path, progress: &mut dyn FnMut(f32)) -> Result<Report> {
+/// Measures a collection. `progress` is told the share done, 0..=1.
+pub fn run(dir: &Path, through: Through, progress: &mut dyn FnMut(f32)) -> Result<Report> {
     let collection = Collection::read(dir)?;
     let scratch = tempfile::tempdir().context("a directory for the index")?;
-    let index = Indexed::build(&collection, scratch.path(), &mut |part| progress(part / 2.0))?;
+    let half = &mut |part: f32| progress(part / 2.0);
+    let ranker: Box<dyn Ranker> = match through {
+        Through::Mount => Box::new(OnMount::prepare(&collection, half)?),
+        Through::Memory => Box::new(Indexed::build(&collection, scratch.path(), half)?),
+    };
     let mut sums = [Measures::default(); 3];
     let judged = collection.judged_queries();
     for (i, query) in judged.iter().enumerate() {
-        let lists = index.search(&query.text)?;
+        let lists = ranker.search(&query.text)?;
         for (sum, list) in sums.iter_mut().zip(&lists) {
             sum.add(&Measures::of(list, query.grades));
         }
@@ -118,14 +137,23 @@ pub fn run(dir: &Path, progress: &mut dyn FnMut(f32)) -> Result<Report> {
     }
     let [text, vector, hybrid] = sums.map(|sum| sum.mean(judged.len()));
     Ok(Report {
+        through,
         documents: collection.documents.len(),
         queries: judged.len(),
-        passages: index.vectors.len(),
+        passages: ranker.passages(),
         embedder: StaticModel::built_in().id().to_owned(),
         text,
         vector,
         hybrid,
     })
+}
+
+/// Something that holds a collection and ranks it.
+trait Ranker {
+    /// Passages that the documents were cut into.
+    fn passages(&self) -> usize;
+    /// Ranked documents by word, by meaning, by both.
+    fn search(&self, query: &str) -> Result<[Vec<usize>; 3]>;
 }
 
 /// A collection in both indexes.
@@ -166,7 +194,32 @@ impl Indexed {
         })
     }
 
-    /// Ranked documents by word, by meaning, by both.
+    /// The best passage of each of the nearest files, by exact scan.
+    fn nearest(&self, query: &str) -> Result<Vec<Scored>> {
+        let model = StaticModel::built_in();
+        let mut target = vec![0.0; model.dim()];
+        model.embed(&[query], &mut target)?;
+        let mut best: HashMap<FileId, Scored> = HashMap::new();
+        for (id, vector) in &self.vectors {
+            let score = vector.iter().zip(&target).map(|(a, b)| a * b).sum();
+            let hit = Scored { id: *id, score };
+            let known = best.entry(id.file()).or_insert(hit);
+            if score > known.score {
+                *known = hit;
+            }
+        }
+        let mut hits: Vec<Scored> = best.into_values().collect();
+        hits.sort_unstable_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
+        hits.truncate(DEPTH);
+        Ok(hits)
+    }
+}
+
+impl Ranker for Indexed {
+    fn passages(&self) -> usize {
+        self.vectors.len()
+    }
+
     fn search(&self, query: &str) -> Result<[Vec<usize>; 3]> {
         let words = Words {
             any: query.split_whitespace().map(str::to_owned).collect(),
@@ -190,25 +243,5 @@ impl Indexed {
                 .map(|file| file.file.0 as usize)
                 .collect(),
         ])
-    }
-
-    /// The best passage of each of the nearest files, by exact scan.
-    fn nearest(&self, query: &str) -> Result<Vec<Scored>> {
-        let model = StaticModel::built_in();
-        let mut target = vec![0.0; model.dim()];
-        model.embed(&[query], &mut target)?;
-        let mut best: HashMap<FileId, Scored> = HashMap::new();
-        for (id, vector) in &self.vectors {
-            let score = vector.iter().zip(&target).map(|(a, b)| a * b).sum();
-            let hit = Scored { id: *id, score };
-            let known = best.entry(id.file()).or_insert(hit);
-            if score > known.score {
-                *known = hit;
-            }
-        }
-        let mut hits: Vec<Scored> = best.into_values().collect();
-        hits.sort_unstable_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
-        hits.truncate(DEPTH);
-        Ok(hits)
     }
 }

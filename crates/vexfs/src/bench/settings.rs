@@ -22,6 +22,10 @@ pub struct Settings {
     #[arg(long, value_name = "DIR")]
     pub corpus: Option<PathBuf>,
 
+    /// `quality` without a mount
+    #[arg(long)]
+    pub in_memory: bool,
+
     /// The same, as an option
     #[arg(long, value_name = "PART,...", value_delimiter = ',', value_parser = PossibleValuesParser::new(PARTS.map(|p| p.name)))]
     pub only: Vec<String>,
