@@ -128,7 +128,7 @@ impl Drop for OnMount {
 /// taken for what they are in prose.
 fn plain(query: &str) -> String {
     let word = |word: &str| {
-        let word = word.trim_start_matches('-').replace('"', " ").replace(':', ": ");
+        let word = word.trim_start_matches('-').replace('"', " ").replace(':', " ");
         if word == "OR" { "or".to_owned() } else { word }
     };
     query.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn questions_become_words() {
-        assert_eq!(plain("a \"b c\" -d x:y OR z - e-f"), "a  b c  d x: y or z  e-f");
+        assert_eq!(plain("a \"b c\" -d x:y OR z - e-f"), "a  b c  d x y or z  e-f");
         vexfs_core::query::parse::parse(&plain("\"unclosed size:lots -like:a OR")).unwrap();
     }
 }
