@@ -45,3 +45,15 @@ stress SECONDS="60":
 # Measure the filesystem beside the bare directory
 bench *ARGS:
     cargo run --release --bin performance_benchmark -- {{ARGS}}
+
+# Kill a process that writes vectors, two hundred times
+kill-vectors:
+    cargo test -p vexfs-vector --test kill -- --ignored
+
+# Vectors in large numbers: reopening, churn, filters; prints what it measures
+slow-vectors:
+    cargo test --release -p vexfs-vector --test slow -- --ignored --nocapture --test-threads 1
+
+# Fuzz a decoder: journal, manifest, sealed or import
+fuzz TARGET SECONDS="60":
+    cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}}

@@ -136,3 +136,17 @@ fn slot(header_sum: u32, synced_len: u64) -> [u8; SLOT_LEN] {
     bytes[SLOT_LEN - 4..].copy_from_slice(&sum.to_le_bytes());
     bytes
 }
+
+/// Reads bytes as a journal of a space with three dimensions, and as a record with the right checksums. For fuzzing.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read_any(bytes: &[u8]) {
+    use crate::storage::{Aligned, Map};
+    let map = Map::Memory(Aligned::copy_of(bytes).into());
+    replay(&map, 3, 1, |record| {
+        assert_eq!(record.change.components.len(), 3 * record.change.upserts.len())
+    });
+    let map = Map::Memory(Aligned::copy_of(&record::with_right_sums(bytes)).into());
+    if let Ok(record) = record::decode(&map, 0, 3) {
+        assert_eq!(record.change.components.len(), 3 * record.change.upserts.len());
+    }
+}

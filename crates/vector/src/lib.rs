@@ -22,8 +22,13 @@
 //! # }
 //! ```
 
+#[cfg(target_endian = "big")]
+compile_error!("the files are little-endian and are read where they lie");
+
 mod database;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod graph;
 pub mod io;
 mod journal;

@@ -79,6 +79,22 @@ impl Manifest {
     }
 }
 
+/// Bodies with the right frame. For fuzzing.
+#[cfg(any(test, feature = "fuzzing"))]
+impl Manifest {
+    pub(crate) fn decode_body(body: &[u8], path: &Path) -> Result<Manifest> {
+        Manifest::decode(&frame(MANIFEST_MAGIC, body.to_vec()), path)
+    }
+}
+
+/// Bodies with the right frame. For fuzzing.
+#[cfg(any(test, feature = "fuzzing"))]
+impl Catalog {
+    pub(crate) fn decode_body(body: &[u8], path: &Path) -> Result<Catalog> {
+        Catalog::decode(&frame(CATALOG_MAGIC, body.to_vec()), path)
+    }
+}
+
 /// The spaces of a database, by name.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub(crate) struct Catalog {

@@ -232,6 +232,16 @@ impl Segment {
         }
     }
 
+    /// One row for a distance kernel.
+    #[inline]
+    pub(crate) fn row_slice(&self, row: usize) -> RowSlice<'_> {
+        match self.row(row) {
+            Row::F32(one) => RowSlice::F32(one),
+            Row::F16(one) => RowSlice::F16(one),
+            Row::I8(one, _) => RowSlice::I8(one, &self.scales[row..row + 1]),
+        }
+    }
+
     /// Appends a row's components to `out`.
     pub(crate) fn read(&self, row: usize, out: &mut Vec<f32>) {
         match self.row(row) {

@@ -11,6 +11,7 @@ pub(crate) mod bell;
 mod commit;
 mod config;
 mod dead;
+mod indexing;
 mod open;
 mod pages;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod search;
 mod snapshot;
 mod state;
 mod upkeep;
+mod vamana;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -86,6 +88,10 @@ pub struct Stats {
     pub memory_rows: u64,
     /// Bytes of those rows.
     pub memory_bytes: u64,
+    /// Rows in the graph; 0 if there is none.
+    pub graph_rows: usize,
+    /// Bytes of memory that the graph takes.
+    pub graph_bytes: usize,
     /// The last commit.
     pub seq: u64,
 }
@@ -163,6 +169,8 @@ impl Space {
                 .sum(),
             memory_rows: state.runs.iter().map(|view| view.segment.len() as u64).sum(),
             memory_bytes: state.memory_bytes(),
+            graph_rows: state.walk.as_ref().map_or(0, |walk| walk.graph.len()),
+            graph_bytes: state.walk.as_ref().map_or(0, |walk| walk.graph.bytes()),
             seq: state.seq,
         }
     }
@@ -201,6 +209,12 @@ impl Space {
     pub(crate) fn dir(&self) -> &std::path::Path {
         &self.dir
     }
+}
+
+/// The files of a small database, for tests of decoders.
+#[cfg(test)]
+pub(crate) fn sample_files() -> Vec<(PathBuf, Vec<u8>)> {
+    power_loss::sample().0.files()
 }
 
 /// The bad blocks of a segment's files, as far as they have been read.

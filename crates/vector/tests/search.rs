@@ -75,6 +75,7 @@ fn check(element: Element, measure: Measure) {
         background: false,
         durable: false,
         memory_bytes: 400_000,
+        graph_rows: 3000,
         ..Options::default()
     };
     let database = Database::open(dir.path(), options).unwrap();
@@ -117,6 +118,7 @@ fn check(element: Element, measure: Measure) {
         Some(Filter::Ids(ids)) => ids.contains(id),
         Some(Filter::Predicate { test, .. }) => test(id),
     };
+    assert!(space.stats().graph_rows > 5000, "{:?}", space.stats());
     let mut seed = 99;
     for filter in filters {
         let mut sums = [0.0; 4];
@@ -137,7 +139,7 @@ fn check(element: Element, measure: Measure) {
             assert_eq!(truth.len(), in_scope.min(10));
             for (sum, index) in sums
                 .iter_mut()
-                .zip([Index::Auto, Index::Bytes, Index::OneBit, Index::Exact])
+                .zip([Index::Auto, Index::Bytes, Index::OneBit, Index::Graph])
             {
                 let found = space.search(&query, &params.index(index)).unwrap();
                 assert!(

@@ -175,6 +175,19 @@ pub(crate) fn decode(bytes: &[u8], chain: u32, dim: usize) -> Result<Record<'_>,
     })
 }
 
+/// The bytes as a record whose length and checksums fit. For fuzzing.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn with_right_sums(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes.resize(bytes.len().max(HEADER).next_multiple_of(8), 0);
+    let (header, payload) = bytes.split_at_mut(HEADER);
+    header[..8].copy_from_slice(&(payload.len() as u64).to_le_bytes());
+    header[40..44].copy_from_slice(&crc32c::crc32c(payload).to_le_bytes());
+    let sum = crc32c::crc32c(&header[..HEADER - 4]);
+    header[HEADER - 4..].copy_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

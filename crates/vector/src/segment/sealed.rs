@@ -32,6 +32,8 @@ pub(crate) enum Kind {
     Rows = 1,
     /// Quantized codes of the rows of the same number.
     Codes = 2,
+    /// A graph over the rows of all segments.
+    Graph = 3,
 }
 
 /// The fields of the header that a kind of file defines for itself.
@@ -313,20 +315,51 @@ impl Sealed {
     }
 }
 
-/// Reads any bytes as a sealed file and verifies all of it. For fuzzing.
-#[cfg(feature = "fuzzing")]
+/// Reads bytes as a sealed file, and again with the right checksums, and verifies all of it. For fuzzing.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn read_any(bytes: &[u8]) {
     use crate::storage::Aligned;
-    for kind in [Kind::Rows, Kind::Codes] {
-        let map = Map::Memory(Aligned::copy_of(bytes).into());
-        let label = Label {
-            kind,
-            number: 1,
-            rows: 3,
-            shape: [4, 0, 0],
+    for bytes in [bytes.to_vec(), with_right_sums(bytes)] {
+        let map = Map::Memory(Aligned::copy_of(&bytes).into());
+        let at = |at: usize| {
+            bytes
+                .get(at..at + 8)
+                .map_or(0, |b| u64::from_le_bytes(b.try_into().expect("8 bytes")))
         };
-        if let Ok(sealed) = Sealed::read(map, Path::new("fuzz"), label) {
-            sealed.scrub();
+        for kind in [Kind::Rows, Kind::Codes, Kind::Graph] {
+            let shape = [at(40) as u32, (at(40) >> 32) as u32, at(48) as u32];
+            let label = Label {
+                kind,
+                number: at(16),
+                rows: at(24),
+                shape,
+            };
+            if let Ok(sealed) = Sealed::read(map.clone(), Path::new("fuzz"), label) {
+                sealed.scrub();
+                for tag in 0..8 {
+                    if let Some(section) = sealed.section(tag) {
+                        sealed.readable(section);
+                    }
+                }
+            }
         }
     }
+}
+
+/// The bytes with the checksums of page and table put right, so that the fields behind them are read.
+#[cfg(any(test, feature = "fuzzing"))]
+fn with_right_sums(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    if bytes.len() < PAGE {
+        return bytes;
+    }
+    let data_end = u64::from_le_bytes(bytes[32..40].try_into().expect("8 bytes")) as usize;
+    if let Some(sums) = bytes.get(data_end..) {
+        let sum = crc32c::crc32c(sums);
+        bytes[52..56].copy_from_slice(&sum.to_le_bytes());
+    }
+    bytes[..8].copy_from_slice(MAGIC);
+    let sum = crc32c::crc32c(&bytes[..PAGE - 4]);
+    bytes[PAGE - 4..PAGE].copy_from_slice(&sum.to_le_bytes());
+    bytes
 }

@@ -75,6 +75,7 @@ impl Space {
             upkeep: Mutex::new(Upkeep {
                 manifest,
                 corrupt_journals,
+                indexing: None,
             }),
             findings: Mutex::new(findings),
             stopped: AtomicBool::new(false),
@@ -111,10 +112,8 @@ impl Opening<'_> {
             match Segment::open(self.storage, self.dir, entry.number, entry.rows, manifest.config) {
                 Ok(segment) => {
                     self.codes(&segment)?;
-                    let view = View {
-                        segment: Arc::new(segment),
-                        dead: Arc::new(Dead::from_bitmap(&entry.dead)),
-                    };
+                    let mut view = View::new(segment);
+                    view.dead = Arc::new(Dead::from_bitmap(&entry.dead));
                     state.live += view.live() as u64;
                     state.files.push(view);
                 }
@@ -164,6 +163,7 @@ impl Opening<'_> {
             let stale = match name.split_once('.') {
                 Some((_, "tmp")) => true,
                 Some((number, "rows" | "codes")) => number.parse().is_ok_and(|number| !named(number)),
+                Some((number, "graph")) => number.parse().ok() != manifest.graph,
                 Some((number, "journal")) => number
                     .parse()
                     .is_ok_and(|number: u64| number < manifest.journal_from),

@@ -18,6 +18,7 @@ const OPTIONS: Options = Options {
     durable: true,
     memory_bytes: 400,
     merge_bytes_per_s: 0,
+    graph_rows: 12,
     background: false,
 };
 
@@ -44,10 +45,11 @@ impl Workload {
     /// Runs commits and upkeep until one fails, or `steps` are done.
     fn run(&mut self, space: &Space, steps: usize) -> Result<()> {
         for _ in 0..steps {
-            match roll(&mut self.dice) % 10 {
+            match roll(&mut self.dice) % 12 {
                 0 => space.checkpoint()?,
                 1 => drop(space.maintain(Duration::ZERO)?),
-                2 if !self.options.durable => {
+                2 => drop(space.maintain(Duration::from_secs(60))?),
+                3 if !self.options.durable => {
                     space.flush()?;
                     self.acknowledged = self.history.len() - 1;
                 }
@@ -280,7 +282,7 @@ fn power_loss_while_spaces_are_made_and_dropped_leaves_a_database() {
 }
 
 /// A database with a segment, its codes, and a journal that has not been flushed.
-fn sample() -> (Fake, Contents) {
+pub(super) fn sample() -> (Fake, Contents) {
     let fake = Fake::default();
     let options = Options {
         memory_bytes: 1 << 20,

@@ -66,13 +66,27 @@ impl State {
         params: &SearchParams<'_>,
     ) -> Vec<Neighbor> {
         let mut found = Vec::new();
+        // Nothing is gained by asking for more than there is, and smaller numbers cannot overflow.
+        let limit = self.live as usize;
+        let effort = match params.effort {
+            Effort::Ef(ef) => Effort::Ef(ef.min(limit)),
+            other => other,
+        };
+        let params = &SearchParams {
+            k: params.k.min(limit),
+            effort,
+            ..*params
+        };
         if params.k > 0 {
             let search = Search {
                 config,
                 query,
                 params,
             };
-            self.views().for_each(|view| search.view(view, &mut found));
+            match self.walk(&search) {
+                Some(walked) => found = walked,
+                None => self.views().for_each(|view| search.view(view, &mut found)),
+            }
         }
         nearest(found, params)
     }
@@ -138,6 +152,26 @@ impl<'a> Search<'a> {
                     found,
                 );
             }
+        }
+    }
+
+    /// Adds the nearest of some rows of a segment, as far as they are alive and pass the filter.
+    pub(super) fn set(&self, view: &View, rows: &RoaringBitmap, found: &mut Vec<Neighbor>) {
+        let ids = view.segment.ids();
+        let passes = |row: &usize| self.params.filter.is_none_or(|filter| filter.allows(ids[*row]));
+        let set = alive(view, rows.iter().map(|row| row as usize).filter(passes));
+        if !set.is_empty() {
+            let (rows, estimate) = (0..view.segment.len(), set.len() as usize);
+            self.part(
+                &Part {
+                    view,
+                    rows,
+                    set: Some(&set),
+                    ask: None,
+                    estimate,
+                },
+                found,
+            );
         }
     }
 
@@ -287,6 +321,25 @@ impl Part<'_> {
 }
 
 impl Filter<'_> {
+    /// About how many rows of a segment are in scope.
+    pub(super) fn estimate(&self, view: &View) -> usize {
+        let ids = view.segment.ids();
+        let (Some(&first), Some(&last)) = (ids.first(), ids.last()) else {
+            return 0;
+        };
+        match self {
+            Filter::Ranges(ranges) => {
+                let from = ranges.partition_point(|range| range.end <= first);
+                let ranges = ranges[from..].iter().take_while(|range| range.start <= last);
+                ranges.map(|range| view.segment.rows_of(range).len()).sum()
+            }
+            Filter::Ids(set) => set.range_cardinality(first..=last) as usize,
+            Filter::Predicate { selectivity, .. } => {
+                (f64::from(*selectivity).clamp(0.0, 1.0) * view.live() as f64) as usize
+            }
+        }
+    }
+
     /// The rows of a segment in scope.
     fn rows(&self, view: &View) -> InScope {
         let ids = view.segment.ids();

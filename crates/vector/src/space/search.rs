@@ -75,7 +75,7 @@ pub enum Effort {
     Exact,
 }
 
-/// Which index answers a search. Where the wanted one does not exist (few rows have no one-bit codes), the search
+/// Which index answers a search. Where the wanted one does not exist (few rows have neither one-bit codes nor a graph), the search
 /// chooses as with `Auto`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Index {
@@ -87,6 +87,8 @@ pub enum Index {
     Bytes,
     /// One-bit codes of all rows in scope, then exact distances of those that may be among the nearest.
     OneBit,
+    /// A walk through the graph, then exact distances of the best; rows not yet in the graph are scanned.
+    Graph,
 }
 
 /// Which ids may be in an answer.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::vamana::{Keys, Walk};
 use super::{Dead, SpaceConfig};
 use crate::journal::Change;
 use crate::segment::{MergeRows, Segment};
@@ -24,6 +25,8 @@ pub(crate) struct State {
     pub(crate) frozen: usize,
     /// Live rows.
     pub(crate) live: u64,
+    /// The graph over the files, if there is one.
+    pub(super) walk: Option<Arc<Walk>>,
 }
 
 /// A segment and which of its rows are dead in this version.
@@ -31,14 +34,22 @@ pub(crate) struct State {
 pub(crate) struct View {
     pub(crate) segment: Arc<Segment>,
     pub(crate) dead: Arc<Dead>,
+    /// The rows' keys in the graph; `None` if none of them is in it.
+    pub(super) keys: Option<Arc<Keys>>,
 }
 
 impl View {
     /// A segment of which all rows live.
     pub(crate) fn new(segment: Segment) -> View {
+        View::shared(&Arc::new(segment))
+    }
+
+    /// A shared segment of which all rows live.
+    pub(super) fn shared(segment: &Arc<Segment>) -> View {
         View {
-            segment: Arc::new(segment),
+            segment: Arc::clone(segment),
             dead: Arc::default(),
+            keys: None,
         }
     }
 
@@ -104,6 +115,7 @@ impl State {
             runs: Vec::new(),
             frozen: 0,
             live: 0,
+            walk: None,
         }
     }
 

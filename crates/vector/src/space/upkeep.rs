@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::indexing::{Indexing, graph_path};
 use super::open::quarantine;
+use super::vamana::{Keys, Walk};
 use super::{Dead, Space, State, View, damage};
 use crate::error::{Error, Result};
 use crate::journal;
@@ -29,6 +31,8 @@ pub(super) struct Upkeep {
     pub(super) manifest: Manifest,
     /// Journals to be kept for inspection once their readable part is in a segment.
     pub(super) corrupt_journals: Vec<u64>,
+    /// The graph, once it was read or begun.
+    pub(super) indexing: Option<Indexing>,
 }
 
 impl Space {
@@ -61,7 +65,7 @@ impl Space {
             self.flush_memory()?;
             return Ok(true);
         }
-        Ok(self.merge_some()? || self.complete_codes()?)
+        Ok(self.merge_some()? || self.complete_codes()? || self.index_some()?)
     }
 
     /// Makes the codes of a segment whose file of codes was missing or damaged at open.
@@ -90,6 +94,10 @@ impl Space {
             .collect();
         let number = upkeep.manifest.next_number;
         let flushed = self.write_segment(number, &inputs, false)?;
+        if let Some(indexing) = &mut upkeep.indexing {
+            // Segments without a live row are about to vanish, and their keys with them.
+            indexing.reap(&cut);
+        }
 
         let kept = cut.files.iter().filter(|view| view.live() > 0);
         let mut segments: Vec<SegmentEntry> = kept.map(entry).collect();
@@ -100,7 +108,7 @@ impl Space {
             tag: cut.tag,
             journal_from,
             next_number: number + 1,
-            graph: None,
+            graph: upkeep.manifest.graph,
             segments,
         };
         let obsolete = self.switch(&mut upkeep, manifest, &flushed)?;
@@ -144,6 +152,14 @@ impl Space {
             .collect();
         let number = upkeep.manifest.next_number;
         let merged = self.write_segment(number, &inputs, true)?;
+        let keys = upkeep
+            .indexing
+            .as_mut()
+            .zip(merged.as_ref())
+            .map(|(indexing, merged)| {
+                indexing.reap(&base);
+                indexing.move_keys(&group, &inputs, merged)
+            });
 
         let mut manifest = upkeep.manifest.clone();
         manifest.next_number = number + 1;
@@ -154,7 +170,8 @@ impl Space {
             .segments
             .extend(merged.iter().map(|segment| entry(&View::shared(segment))));
         let obsolete = self.switch(&mut upkeep, manifest, &merged)?;
-        self.publish_merge(&group, merged);
+        let walk = upkeep.indexing.as_ref().map(Indexing::walk);
+        self.publish_merge(&group, merged, keys.map(Arc::new), walk);
         self.set_aside(&group);
         self.discard(&obsolete);
         Ok(true)
@@ -191,7 +208,12 @@ impl Space {
 
     /// Replaces the manifest, and returns the numbers of the segments that only the old one names. On an error
     /// the old one holds, and the new segment is removed.
-    fn switch(&self, upkeep: &mut Upkeep, new: Manifest, added: &Option<Arc<Segment>>) -> Result<Vec<u64>> {
+    pub(super) fn switch(
+        &self,
+        upkeep: &mut Upkeep,
+        new: Manifest,
+        added: &Option<Arc<Segment>>,
+    ) -> Result<Vec<u64>> {
         let path = self.dir.join("MANIFEST");
         match storage::replace(&*self.storage, &path, &new.encode()) {
             Ok(true) => {
@@ -203,6 +225,9 @@ impl Space {
                     } else {
                         let _ = self.storage.remove(&path);
                     }
+                }
+                if let Some(number) = old.graph.filter(|_| old.graph != upkeep.manifest.graph) {
+                    let _ = self.storage.remove(&graph_path(&self.dir, number));
                 }
                 let kept = |number| {
                     upkeep
@@ -246,7 +271,13 @@ impl Space {
     }
 
     /// Publishes a version in which `added` stands for the segments of `group`.
-    fn publish_merge(&self, group: &[View], added: Option<Arc<Segment>>) {
+    fn publish_merge(
+        &self,
+        group: &[View],
+        added: Option<Arc<Segment>>,
+        keys: Option<Arc<Keys>>,
+        walk: Option<Arc<Walk>>,
+    ) {
         let _writer = self.writer.lock();
         let mut state = State::clone(&self.state.load());
         let (old, kept): (Vec<View>, _) = state
@@ -255,7 +286,11 @@ impl Space {
             .partition(|now| group.iter().any(|old| old.is_of(now)));
         state.files = kept;
         // A group is in the order of the files, so the two lists pair up.
-        let added = added.map(|segment| successor(segment, group.iter().zip(&old)));
+        let added = added.map(|segment| View {
+            keys,
+            ..successor(segment, group.iter().zip(&old))
+        });
+        state.walk = walk.or(state.walk.take());
         // Rows in corrupt blocks did not come along.
         let before: usize = old.iter().map(View::live).sum();
         state.live -= (before - added.as_ref().map_or(0, View::live)) as u64;
@@ -296,19 +331,12 @@ fn successor<'a>(segment: Arc<Segment>, inputs: impl Iterator<Item = (&'a View, 
         }
     }
     View {
-        segment,
         dead: Arc::new(dead),
+        ..View::shared(&segment)
     }
 }
 
 impl View {
-    fn shared(segment: &Arc<Segment>) -> View {
-        View {
-            segment: Arc::clone(segment),
-            dead: Arc::default(),
-        }
-    }
-
     fn is_of(&self, other: &View) -> bool {
         Arc::ptr_eq(&self.segment, &other.segment)
     }

@@ -1,0 +1,230 @@
+//! The graph of a space: which of its rows a version can reach through it, and how a search walks it.
+//!
+//! One graph serves all versions. It knows rows by keys; each version has a table from keys to its own segments, so
+//! that merging segments changes the table and not the graph. A walk yields candidates: whether one counts, and its
+//! exact distance, is decided by the version's own rows. Rows that are not in the graph yet are scanned beside it.
+
+use std::sync::Arc;
+
+use roaring::RoaringBitmap;
+
+use super::State;
+use super::scan::Search;
+use super::search::{Effort, Filter, Index};
+use super::state::View;
+use crate::graph::{self, Graph};
+use crate::measure::Neighbor;
+use crate::scan::{Allowed, Costs, Plan, RowSlice, Rows, Scope};
+
+/// No key, no segment.
+pub(super) const NONE: u32 = u32::MAX;
+/// The walk is used when at most one row in ... waits for its place in the graph.
+const PENDING_SHARE: u64 = 4;
+/// Beams that found these shares of the 10 nearest on embeddings of text, for graphs that were not calibrated yet.
+const BEAMS: Beams = Beams { usual: 64, high: 192 };
+
+/// What a version needs of the graph.
+pub(super) struct Walk {
+    pub(super) graph: Arc<Graph>,
+    /// By key: where the row lies.
+    pub(super) spots: Arc<Vec<Spot>>,
+    pub(super) beams: Beams,
+}
+
+/// The place of a row: number of the segment, row in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Spot {
+    pub(super) segment: u32,
+    pub(super) row: u32,
+}
+
+impl Spot {
+    /// The place of a key that is not in use.
+    pub(super) const NOWHERE: Spot = Spot {
+        segment: NONE,
+        row: NONE,
+    };
+}
+
+/// How wide a walk must be for a recall of 0.95 and of 0.99.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Beams {
+    pub(super) usual: usize,
+    pub(super) high: usize,
+}
+
+impl Default for Beams {
+    fn default() -> Beams {
+        BEAMS
+    }
+}
+
+/// The keys of a segment's rows.
+#[derive(Clone)]
+pub(super) struct Keys {
+    /// By row: its key, or [`NONE`].
+    pub(super) of_row: Vec<u32>,
+    /// Rows that are not in the graph yet.
+    pub(super) pending: RoaringBitmap,
+    /// Rows that it cannot take, such as those without direction in a cosine space.
+    pub(super) unfit: RoaringBitmap,
+}
+
+impl State {
+    /// The nearest by a walk, and by scans of what the graph does not have; `None` if scanning everything is cheaper
+    /// or there is no graph.
+    pub(super) fn walk(&self, search: &Search<'_>) -> Option<Vec<Neighbor>> {
+        let walk = self.walk.as_ref()?;
+        let forced = search.params.index == Index::Graph;
+        if !forced && !self.is_worth_walking(walk, search) {
+            return None;
+        }
+        let mut found = self.walk_found(walk, search)?;
+        for view in self.views() {
+            match &view.keys {
+                None => search.view(view, &mut found),
+                Some(keys) => {
+                    search.set(view, &keys.pending, &mut found);
+                    search.set(view, &keys.unfit, &mut found);
+                }
+            }
+        }
+        Some(found)
+    }
+
+    fn is_worth_walking(&self, walk: &Walk, search: &Search<'_>) -> bool {
+        let scans = matches!(search.params.effort, Effort::Exact) || search.params.index != Index::Auto;
+        let waits = |view: &View| {
+            view.keys
+                .as_ref()
+                .map_or(view.live() as u64, |keys| keys.pending.len())
+        };
+        let pending: u64 = self.files.iter().map(waits).sum();
+        if scans || pending * PENDING_SHARE > self.live {
+            return false;
+        }
+        let rows = self.live as usize;
+        let allowed = match search.params.filter {
+            None => rows,
+            Some(filter) => self
+                .views()
+                .map(|view| filter.estimate(view))
+                .sum::<usize>()
+                .min(rows),
+        };
+        let ef = walk.ef(search);
+        let scope = Scope {
+            rows,
+            allowed,
+            dim: search.config.dim,
+            ef,
+            has_bytes: true,
+            has_onebit: true,
+            has_graph: true,
+        };
+        // A walk that would keep most rows is a scan.
+        ef < rows / 8 && Costs::default().choose(scope) == Plan::Graph
+    }
+
+    fn walk_found(&self, walk: &Walk, search: &Search<'_>) -> Option<Vec<Neighbor>> {
+        let rows = Reached::new(walk, self, search.config.dim);
+        let k = search.params.k;
+        let effort = graph::Effort::new(walk.ef(search), k);
+        let answer = match search.params.filter {
+            // Nearly everything counts, so the few that do not are left out afterwards.
+            None => {
+                let spare = effort.rerank.max(k);
+                let mut near = walk
+                    .graph
+                    .search(search.query, spare, effort, Allowed::All, &rows)
+                    .ok()?;
+                near.retain(|&(key, _)| rows.neighbour(key, None).is_some());
+                near.truncate(k);
+                near
+            }
+            Some(filter) => {
+                let test = |key: u32| rows.neighbour(key, Some(filter)).is_some();
+                walk.graph
+                    .search(search.query, k, effort, Allowed::Test(&test), &rows)
+                    .ok()?
+            }
+        };
+        let named = answer.into_iter().filter_map(|(key, distance)| {
+            let (view, row) = rows.neighbour(key, None)?;
+            Some(Neighbor {
+                id: view.segment.ids()[row],
+                distance,
+            })
+        });
+        Some(named.collect())
+    }
+}
+
+impl Walk {
+    fn ef(&self, search: &Search<'_>) -> usize {
+        let beam = match search.params.effort {
+            Effort::Ef(ef) => ef,
+            Effort::Recall(recall) if recall > 0.95 => self.beams.high,
+            Effort::Auto | Effort::Recall(_) => self.beams.usual,
+            Effort::Exact => self.beams.high * 4,
+        };
+        // The beams were measured for 10 neighbours; more need a wider one.
+        beam.max(search.params.k.saturating_mul(2))
+    }
+}
+
+/// A version's rows by key.
+pub(super) struct Reached<'a> {
+    walk: &'a Walk,
+    state: &'a State,
+    dim: usize,
+    nowhere: Vec<f32>,
+}
+
+impl<'a> Reached<'a> {
+    pub(super) fn new(walk: &'a Walk, state: &'a State, dim: usize) -> Reached<'a> {
+        Reached {
+            walk,
+            state,
+            dim,
+            nowhere: vec![0.0; dim],
+        }
+    }
+
+    pub(super) fn find(&self, key: u32) -> Option<(&'a View, usize)> {
+        let spot = *self.walk.spots.get(key as usize)?;
+        let view = self
+            .state
+            .files
+            .iter()
+            .find(|view| view.segment.number() == u64::from(spot.segment))?;
+        Some((view, spot.row as usize))
+    }
+
+    /// The row, if it is alive in this version, passes the filter, and is what was written.
+    fn neighbour(&self, key: u32, filter: Option<Filter<'_>>) -> Option<(&'a View, usize)> {
+        let (view, row) = self.find(key)?;
+        let counts = !view.dead.contains(row)
+            && filter.is_none_or(|filter| filter.allows(view.segment.ids()[row]))
+            && view.segment.readable(row..row + 1);
+        counts.then_some((view, row))
+    }
+}
+
+impl Rows for Reached<'_> {
+    fn dim(&self) -> usize {
+        self.dim
+    }
+
+    fn len(&self) -> usize {
+        self.walk.spots.len()
+    }
+
+    fn run(&self, key: u32) -> RowSlice<'_> {
+        match self.find(key) {
+            Some((view, row)) => view.segment.row_slice(row),
+            // A key that another version uses; its distance is thrown away.
+            None => RowSlice::F32(&self.nowhere),
+        }
+    }
+}
