@@ -166,9 +166,11 @@ fn check(element: Element, measure: Measure) {
             assert!(truth.get(all.len()).is_none_or(|next| next.distance > reach));
         }
         assert!(
-            sums.iter().all(|&recall| recall >= 0.95),
+            sums[..3].iter().all(|&recall| recall >= 0.95),
             "{element:?} {measure:?} {filter:?}: {sums:?}"
         );
+        // A walk under a narrow filter is not what the engine would choose.
+        assert!(sums[3] >= 0.9, "{element:?} {measure:?} {filter:?}: {sums:?}");
     }
 }
 

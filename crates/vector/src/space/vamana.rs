@@ -126,10 +126,25 @@ impl State {
         ef < rows / 8 && Costs::default().choose(scope) == Plan::Graph
     }
 
+    /// A beam for a filtered walk: twice as wide for each factor of ten that the filter takes away, because what does
+    /// not count still has to be walked through.
+    fn widened(&self, ef: usize, search: &Search<'_>) -> usize {
+        let Some(filter) = search.params.filter else {
+            return ef;
+        };
+        let allowed = self
+            .views()
+            .map(|view| filter.estimate(view))
+            .sum::<usize>()
+            .max(1);
+        let share = (allowed as f64 / self.live.max(1) as f64).min(1.0);
+        (ef as f64 * (-share.log10()).exp2()) as usize
+    }
+
     fn walk_found(&self, walk: &Walk, search: &Search<'_>) -> Option<Vec<Neighbor>> {
         let rows = Reached::new(walk, self, search.config.dim);
         let k = search.params.k;
-        let effort = graph::Effort::new(walk.ef(search), k);
+        let effort = graph::Effort::new(self.widened(walk.ef(search), search), k);
         let answer = match search.params.filter {
             // Nearly everything counts, so the few that do not are left out afterwards.
             None => {
