@@ -48,6 +48,9 @@ const SAVED: &str = "query";
 /// With `index=sync`, how long a close waits at most.
 const SYNC_WAIT_MAX: Duration = Duration::from_secs(30);
 
+/// How long a manual index may take to catch up before it is held again.
+const MANUAL_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// Where things lie, and how the index is kept.
 #[derive(Clone, Debug, Default)]
 pub struct KnowledgeOptions {
@@ -269,7 +272,24 @@ impl Knowledge {
         for space in self.store.read(|rows| rows.spaces())? {
             self.spaces.rebuild(&space.name)?;
         }
-        self.indexer.rebuild()
+        self.indexer.rebuild()?;
+        if self.options.index == IndexMode::Manual {
+            self.index_once()?;
+        }
+        Ok(())
+    }
+
+    /// Lets a manual index catch up, then holds it again.
+    fn index_once(&self) -> Result<()> {
+        self.indexer.pause(false);
+        let indexer = self.indexer.clone();
+        std::thread::Builder::new()
+            .name("vexfs-once".into())
+            .spawn(move || {
+                indexer.wait_idle(MANUAL_MAX);
+                indexer.pause(true);
+            })?;
+        Ok(())
     }
 
     fn owner_only(&self, caller: &Caller) -> Result<()> {

@@ -20,7 +20,7 @@ use vexfs_core::metrics::Metrics;
 use vexfs_core::store::dir::StoreDir;
 use vexfs_mount::adapter::{Adapter, AdapterOptions, stack_options};
 use vexfs_mount::mounting::{self, Mounted};
-use vexfs_mount::options::{Control, Http, MountOptions};
+use vexfs_mount::options::{Control, Embed, Http, MountOptions};
 use vexfs_mount::place::Place;
 use vexfs_mount::session::Session;
 use vexfs_mount::{MountError, Result};
@@ -127,6 +127,11 @@ pub(crate) fn compose(place: &Place, options: &MountOptions, search: Option<&Ser
     if options.http != Http::Off {
         return Err(MountError::Usage(
             "http=: this build has no HTTP interface beside the store's socket".into(),
+        ));
+    }
+    if options.embed != Embed::Auto {
+        return Err(MountError::Usage(
+            "embed=: this build has one embedder, the built-in one (auto)".into(),
         ));
     }
     let of_kernel = |source| MountError::Kernel {

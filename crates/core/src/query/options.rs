@@ -27,8 +27,6 @@ pub enum Mode {
     Vec,
     /// Words alone.
     Text,
-    /// Relations.
-    Rel,
 }
 
 /// Files at most in one answer.
@@ -67,8 +65,7 @@ impl Options {
                         "hybrid" => Mode::Hybrid,
                         "vec" => Mode::Vec,
                         "text" => Mode::Text,
-                        "rel" => Mode::Rel,
-                        _ => return Err(refuse(at, part, "mode=hybrid|vec|text|rel")),
+                        _ => return Err(refuse(at, part, "mode=hybrid|vec|text")),
                     }
                 }
                 "space" if !value.is_empty() => options.space = Some(value.into()),

@@ -71,7 +71,7 @@ struct Ranking {
     /// Number of files
     #[arg(short = 'k', long = "top", value_name = "N")]
     k: Option<usize>,
-    /// hybrid, vec, text or rel
+    /// hybrid, vec or text
     #[arg(long)]
     mode: Option<String>,
     /// The space of vectors to search in

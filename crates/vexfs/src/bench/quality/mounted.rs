@@ -128,7 +128,7 @@ impl Drop for OnMount {
 /// taken for what they are in prose.
 fn plain(query: &str) -> String {
     let word = |word: &str| {
-        let word = word.trim_start_matches('-').replace('"', " ").replace(':', " ");
+        let word = word.trim_start_matches('-').replace(['"', ':'], " ");
         if word == "OR" { "or".to_owned() } else { word }
     };
     query.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
