@@ -122,7 +122,10 @@ fn kill_writers(rounds: u64) {
         let mut found = BTreeMap::new();
         space
             .snapshot()
-            .for_each(|id, vector| Ok::<(), Error>(drop(found.insert(id, vector.to_vec()))))
+            .for_each(|id, vector| {
+                found.insert(id, vector.to_vec());
+                Ok::<(), Error>(())
+            })
             .unwrap();
         assert_eq!(found, model, "round {round}, commit {seq}");
         assert_eq!(space.verify(), [], "round {round}");
