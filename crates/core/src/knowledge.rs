@@ -30,7 +30,7 @@ use crate::query::answer::{Answer, name_text, path_text};
 use crate::query::options::Options;
 use crate::query::search::{Request, Searcher, vector_error};
 use crate::query::spaces::ToldSpaces;
-use crate::relation::Derived;
+use crate::relation;
 use crate::semantic::embed::{Embedder, StaticModel};
 use crate::semantic::indexer::feed::Event;
 use crate::semantic::indexer::{Consequence, Indexer, IndexerOptions, IndexerParts};
@@ -92,7 +92,7 @@ pub struct Knowledge {
 
 /// The relations that follow from a file's text.
 fn relate(path: &Path, text: &str) -> Consequence {
-    let derived = Derived::of(path, text, text);
+    let derived = relation::derive(path, text, text);
     Box::new(move |tx, id| tx.set_derived(id, &derived))
 }
 

@@ -2,15 +2,17 @@
 //!
 //! Told relations (`ln -s` in the control directory, xattrs, the command line) and derived ones live in the store
 //! side by side; the derived ones are marked, and are replaced whenever their file is indexed. This module reads
-//! references out of text ([`references()`]), compares texts by sketch ([`sketch`]) and answers questions about the
+//! references out of text ([`derive`]) and answers questions about the
 //! graph: neighbours within a bound and shortest path ([`walk`]), nearness ([`nearness`]).
 
 use std::path::{Component, Path, PathBuf};
 
+use crate::store::relations::{Derived, Reference};
+use crate::store::sketch::Sketch;
+
 mod imports;
 mod links;
 pub mod nearness;
-pub mod sketch;
 pub mod walk;
 
 /// Relations that leave a file in a Markdown or wiki link.
@@ -19,48 +21,16 @@ pub const LINKS: &str = "links";
 pub const EMBEDS: &str = "embeds";
 /// Imports, includes and module declarations of source files.
 pub const IMPORTS: &str = "imports";
-/// Files of the same bytes.
-pub const DUPLICATES: &str = "duplicates";
-/// Files that share most of their text.
-pub const RESEMBLES: &str = "resembles";
 
 /// References taken from one file. A generated index of more links than this says little about each.
 const REFERENCES_MAX: usize = 1024;
 
-/// Something that a file's text refers to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reference {
-    /// The type of the relation.
-    pub kind: &'static str,
-    /// Paths relative to the root that could be meant; the first that exists is.
-    pub candidates: Vec<PathBuf>,
-    /// A bare note name, to be looked for in the whole tree when no candidate exists.
-    pub anywhere: Option<String>,
-    /// Whether the reference is kept, leading to the first candidate, when nothing of that name exists. References
-    /// that usually leave the tree (`import numpy`) are not.
-    pub dangles: bool,
-    /// Line in the text, from 1.
-    pub line: u32,
-}
-
-/// What follows from a file's content alone. Made outside of any transaction; [`crate::store::Tx::set_derived`] puts
-/// it into the commit that makes the content searchable.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Derived {
-    /// What the text refers to.
-    pub references: Vec<Reference>,
-    /// The text's sketch, if it is long enough to be compared.
-    pub sketch: Option<sketch::Sketch>,
-}
-
-impl Derived {
-    /// Reads a file's text. `source` is the file as it was decoded, with its markup: links stand in it. `text` is what
-    /// was extracted from it, often the same. `path` is relative to the root of the tree.
-    pub fn of(path: &Path, source: &str, text: &str) -> Derived {
-        Derived {
-            references: references(path, source),
-            sketch: sketch::Sketch::of(text),
-        }
+/// What follows from a file's text. `source` is the file as it was decoded, with its markup: links stand in it. `text`
+/// is what was extracted from it, often the same. `path` is relative to the root of the tree.
+pub fn derive(path: &Path, source: &str, text: &str) -> Derived {
+    Derived {
+        references: references(path, source),
+        sketch: Sketch::of(text),
     }
 }
 
@@ -109,28 +79,4 @@ fn folder(path: &Path) -> &Path {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn joining_stays_below_the_root() {
-        let check = |from: &str, target: &str, expect: Option<&str>| {
-            assert_eq!(
-                join(Path::new(from), Path::new(target)),
-                expect.map(PathBuf::from),
-                "{from} + {target}"
-            );
-        };
-        check("a/b", "c", Some("a/b/c"));
-        check("a/b", "../c", Some("a/c"));
-        check("a/b", "./c/./d", Some("a/b/c/d"));
-        check("a/b", "/c", Some("c"));
-        check("a", "../../c", None);
-    }
-
-    #[test]
-    fn each_target_is_given_once() {
-        let found = references(Path::new("n.md"), "[a](x.md) [b](x.md#part) [c](y.md)");
-        assert_eq!(found.len(), 2);
-    }
-}
+mod tests;

@@ -25,6 +25,7 @@ pub mod naming;
 pub mod passages;
 pub mod relations;
 mod schema;
+pub mod sketch;
 pub mod told;
 mod vfs;
 

@@ -95,6 +95,26 @@ fn changes_are_found_and_renames_keep_vectors() {
 }
 
 #[test]
+fn links_in_texts_and_told_relations_lead_from_either_end() {
+    let notes = [
+        ("a.md", "See [b](b.md) about bees.\n"),
+        ("b.md", "Bees make honey.\n"),
+        ("c.md", "Waves at sea.\n"),
+    ];
+    let mount = Mounted::with(&notes, &[]);
+    mount.settle();
+    assert_eq!(first(&mount.ls(".vexfs/search/linked:b.md/")), "a.md");
+    let attribute = |args: &[&str]| Command::new(args[0]).args(&args[1..]).output().unwrap();
+    let c = mount.join("c.md");
+    let c = c.to_str().unwrap();
+    let set = attribute(&["setfattr", "-n", "user.vexfs.rel.cites", "-v", "a.md", c]);
+    assert!(set.status.success(), "{set:?}");
+    assert_eq!(first(&mount.ls(".vexfs/search/linked:cites:a.md/")), "c.md");
+    let get = attribute(&["getfattr", "--only-values", "-n", "user.vexfs.rel.cites", c]);
+    assert_eq!(stdout(&get), "a.md");
+}
+
+#[test]
 fn vectors_and_tags_are_attributes_that_follow_a_rename_and_survive_a_remount() {
     let mount = Mounted::with(&NOTES, &[]);
     mount.settle();

@@ -1,7 +1,7 @@
 //! `user.vexfs.*`: what is known and told of a file, under names of extended attributes.
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::fs::ops::Caller;
 use crate::ids::{FileId, NodeKey};
 use crate::store::file::FileRow;
+use crate::store::relations::{Relation, Target};
 
 /// The prefix of the names.
 pub const PREFIX: &str = "user.vexfs.";
@@ -24,6 +25,7 @@ enum Name<'a> {
     Vec(&'a str),
     Tag(&'a str),
     Meta(&'a str),
+    Rel(&'a str),
     State,
     Id,
     Generation,
@@ -40,6 +42,7 @@ impl<'a> Name<'a> {
             ("vec", space) => Name::Vec(space),
             ("tag", tag) if !tag.is_empty() => Name::Tag(tag),
             ("meta", key) if !key.is_empty() => Name::Meta(key),
+            ("rel", kind) if !kind.is_empty() => Name::Rel(kind),
             ("state", "") => Name::State,
             ("id", "") => Name::Id,
             ("generation", "") => Name::Generation,
@@ -87,6 +90,7 @@ impl Knowledge {
                 .store
                 .read(|rows| rows.metadata(file, key))?
                 .ok_or(Error::NoAttribute),
+            Name::Rel(kind) => self.targets(file, kind),
             Name::State => row(|row| Some(row.state.to_string().into_bytes())),
             Name::Id => Ok(file.to_string().into_bytes()),
             Name::Generation => row(|row| Some(row.indexed.to_string().into_bytes())),
@@ -118,6 +122,7 @@ impl Knowledge {
             Name::Meta(key) => {
                 self.store.write(|tx| tx.set_metadata(file, key, value))?;
             }
+            Name::Rel(kind) => self.relate_to(file, kind, value)?,
             Name::State | Name::Id | Name::Generation | Name::Hash => {
                 return Err(Error::NotPermitted("a read-only attribute"));
             }
@@ -139,11 +144,65 @@ impl Knowledge {
             Name::Meta(key) => {
                 self.store.write(|tx| tx.remove_metadata(file, key))?;
             }
+            Name::Rel(kind) => self.unrelate_all(file, kind)?,
             Name::State | Name::Id | Name::Generation | Name::Hash => {
                 return Err(Error::NotPermitted("a read-only attribute"));
             }
         }
         Ok(())
+    }
+
+    /// The paths to which a file's told relations of a type lead, one a line.
+    fn targets(&self, file: FileId, kind: &str) -> Result<Vec<u8>> {
+        let relations = self.store.read(|rows| rows.relations_from(file, Some(kind)))?;
+        let mirror = self.store.mirror();
+        let paths: Vec<Vec<u8>> = told(relations)
+            .filter_map(|relation| match relation.to {
+                Target::File(to) => mirror.path(to),
+                Target::Path(path) => Some(path),
+            })
+            .map(|path| path.into_os_string().into_vec())
+            .collect();
+        match paths.is_empty() {
+            true => Err(Error::NoAttribute),
+            false => Ok(paths.join(&b'\n')),
+        }
+    }
+
+    /// Makes a file's told relations of a type lead to these paths, one a line, relative to the root, and to no others.
+    fn relate_to(&self, file: FileId, kind: &str, paths: &[u8]) -> Result<()> {
+        self.store.write(|tx| {
+            for relation in told(tx.rows().relations_from(file, Some(kind))?) {
+                tx.unrelate(file, kind, &relation.to)?;
+            }
+            for path in paths.split(|b| *b == b'\n').filter(|path| !path.is_empty()) {
+                let path = Path::new(OsStr::from_bytes(path));
+                let to = match tx.rows().resolve(path)? {
+                    Some(to) => Target::File(to),
+                    None => Target::Path(path.to_owned()),
+                };
+                tx.relate(&Relation {
+                    from: file,
+                    kind: kind.to_owned(),
+                    to,
+                    properties: None,
+                    derived: false,
+                })?;
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    fn unrelate_all(&self, file: FileId, kind: &str) -> Result<()> {
+        let (removed, _) = self.store.write(|tx| {
+            let mut removed = false;
+            for relation in told(tx.rows().relations_from(file, Some(kind))?) {
+                removed |= tx.unrelate(file, kind, &relation.to)?;
+            }
+            Ok(removed)
+        })?;
+        if removed { Ok(()) } else { Err(Error::NoAttribute) }
     }
 
     /// The names of what was set on an inode.
@@ -167,7 +226,10 @@ impl Knowledge {
                 .metadata_all(file)?
                 .into_iter()
                 .map(|(key, _)| format!("{PREFIX}meta.{key}"));
-            Ok(vectors.chain(tags).chain(metadata).collect())
+            let mut kinds: Vec<_> = told(rows.relations_from(file, None)?).map(|r| r.kind).collect();
+            kinds.dedup();
+            let relations = kinds.into_iter().map(|kind| format!("{PREFIX}rel.{kind}"));
+            Ok(vectors.chain(tags).chain(metadata).chain(relations).collect())
         })
     }
 
@@ -208,6 +270,10 @@ impl Knowledge {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
+}
+
+fn told(relations: Vec<Relation>) -> impl Iterator<Item = Relation> {
+    relations.into_iter().filter(|relation| !relation.derived)
 }
 
 /// Whether the name belongs to us.

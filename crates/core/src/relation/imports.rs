@@ -5,7 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{IMPORTS, Reference, folder, join};
+use super::{IMPORTS, folder, join};
+use crate::store::relations::Reference;
 
 /// Folders above a file in which its imports are looked for.
 const ANCESTORS_MAX: usize = 12;

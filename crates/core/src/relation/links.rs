@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use pulldown_cmark::{Event, LinkType, Options, Parser, Tag};
 
-use super::{EMBEDS, LINKS, Reference, folder, join};
+use super::{EMBEDS, LINKS, folder, join};
+use crate::store::relations::Reference;
 
 /// The references of a Markdown text.
 pub(super) fn references(path: &Path, text: &str) -> Vec<Reference> {
