@@ -4,6 +4,7 @@ mod handles;
 mod lists;
 mod names;
 mod node;
+mod relations;
 mod saved;
 mod tree;
 

@@ -37,6 +37,14 @@ pub enum Error {
     /// The control directory does not offer this operation on this node.
     #[error("operation not permitted on {0}")]
     NotPermitted(&'static str),
+    /// The relation follows from the contents of files and cannot be taken away from them.
+    #[error("the relation {kind} -> {to} is derived: it goes when the text goes that it follows from")]
+    Derived {
+        /// Its type.
+        kind: String,
+        /// Where it leads.
+        to: String,
+    },
     /// The control directory's node cannot be changed.
     #[error("read-only")]
     ReadOnly,
@@ -102,7 +110,7 @@ impl Error {
             Error::NoAttribute => libc::ENODATA,
             Error::Exists(_) => libc::EEXIST,
             Error::Invalid(_) | Error::Query { .. } => libc::EINVAL,
-            Error::NotPermitted(_) => libc::EPERM,
+            Error::NotPermitted(_) | Error::Derived { .. } => libc::EPERM,
             Error::ReadOnly | Error::Stopped => libc::EROFS,
             Error::Denied => libc::EACCES,
             Error::Conflict(_) => libc::ECANCELED,

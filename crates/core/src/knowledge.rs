@@ -4,6 +4,8 @@
 mod attributes;
 mod feed;
 mod passage_vectors;
+pub mod related;
+pub mod relations;
 pub mod saved;
 mod status;
 mod vector_value;
@@ -16,6 +18,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Access, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use serde_json::{Value, json};
 use vexfs_vector::kernel::Kernels;
 use vexfs_vector::{Database, Measure, Options as VectorOptions, Space, SpaceConfig};
@@ -25,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::fs::ops::Caller;
 use crate::ids::NodeKey;
 use crate::metrics::Metrics;
-use crate::query::access::{permitted, readable};
+use crate::query::access::{readable, refusals};
 use crate::query::answer::{Answer, name_text, path_text};
 use crate::query::options::Options;
 use crate::query::search::{Request, Searcher, vector_error};
@@ -331,17 +334,21 @@ impl Knowledge {
         } else {
             path
         };
-        let missing = |e: rustix::io::Errno| match e {
-            rustix::io::Errno::NOENT => Error::NotFound(path_text(path)),
+        let missing = |e: Errno| match e {
+            Errno::NOENT | Errno::NOTDIR => Error::NotFound(path_text(path)),
             e => e.into(),
         };
+        // The caller is refused first: whether a path in a closed directory exists is not theirs to know.
+        let refused = refusals(self.root.as_fd(), caller, &[path.to_owned()], access);
+        match refused.first() {
+            // What a symbolic link leads to may be missing while it is there itself.
+            Some(None | Some(Errno::NOENT | Errno::NOTDIR)) => {}
+            _ => return Err(Error::Denied),
+        }
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file =
             rustix::fs::openat2(self.root.as_fd(), path, flags, Mode::empty(), resolve).map_err(missing)?;
-        if permitted(self.root.as_fd(), caller, &[path.to_owned()], access) != [true] {
-            return Err(Error::Denied);
-        }
         let stat = rustix::fs::fstat(&file)?;
         Ok((
             NodeKey {

@@ -9,7 +9,9 @@ pub mod kinds;
 pub mod options;
 pub mod parse;
 mod quantity;
+mod related;
 pub mod search;
+pub(crate) mod sight;
 pub mod snippet;
 pub mod spaces;
 

@@ -7,6 +7,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use crate::ids::FileId;
 use crate::store::relations::{Derived, Reference};
 use crate::store::sketch::Sketch;
 
@@ -24,6 +25,21 @@ pub const IMPORTS: &str = "imports";
 
 /// References taken from one file. A generated index of more links than this says little about each.
 const REFERENCES_MAX: usize = 1024;
+
+/// Which files an asker may know of.
+pub trait Sight {
+    /// One answer for each file.
+    fn sees(&mut self, files: &[FileId]) -> Vec<bool>;
+}
+
+/// The sight of somebody who may know of all files.
+pub struct Everything;
+
+impl Sight for Everything {
+    fn sees(&mut self, files: &[FileId]) -> Vec<bool> {
+        vec![true; files.len()]
+    }
+}
 
 /// What follows from a file's text. `source` is the file as it was decoded, with its markup: links stand in it. `text`
 /// is what was extracted from it, often the same. `path` is relative to the root of the tree.

@@ -1,6 +1,8 @@
 //! The routes. Paths in requests are below the root of the mount; a body or query that is malformed is refused with
 //! what was expected.
 
+mod relations;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +36,7 @@ pub(crate) fn routes(knowledge: Arc<Knowledge>) -> Router {
         .route("/v1/index/rebuild", post(rebuild))
         .route("/v1/xattr", get(xattr_get).put(xattr_set).delete(xattr_remove))
         .route("/v1/xattrs", get(xattr_list))
+        .merge(relations::routes())
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(knowledge)
 }
@@ -59,11 +62,12 @@ struct SearchBody {
     wait_ms: u64,
 }
 
-impl SearchBody {
-    fn read(body: &[u8]) -> Result<SearchBody> {
-        serde_json::from_slice(body).map_err(|e| Error::Invalid(format!("JSON body: {e}")))
-    }
+/// A request's body.
+fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T> {
+    serde_json::from_slice(body).map_err(|e| Error::Invalid(format!("JSON body: {e}")))
+}
 
+impl SearchBody {
     fn run<T>(
         &self,
         knowledge: &Knowledge,
@@ -103,7 +107,8 @@ type From = ConnectInfo<Peer>;
 
 async fn search(State(knowledge): Shared, from: From, body: Bytes) -> Response {
     verb(from, move |caller| {
-        let answer = SearchBody::read(&body)?.run(&knowledge, caller, |request| knowledge.search(request))?;
+        let answer =
+            read::<SearchBody>(&body)?.run(&knowledge, caller, |request| knowledge.search(request))?;
         Ok(answer.json())
     })
     .await
@@ -111,7 +116,8 @@ async fn search(State(knowledge): Shared, from: From, body: Bytes) -> Response {
 
 async fn ask(State(knowledge): Shared, from: From, body: Bytes) -> Response {
     verb(from, move |caller| {
-        let answer = SearchBody::read(&body)?.run(&knowledge, caller, |request| knowledge.search(request))?;
+        let answer =
+            read::<SearchBody>(&body)?.run(&knowledge, caller, |request| knowledge.search(request))?;
         let mut object = answer.json();
         object["text"] = json!(vexfs_core::query::ask::render(&answer));
         Ok(object)
@@ -131,8 +137,7 @@ struct WaitBody {
 
 async fn wait(State(knowledge): Shared, from: From, body: Bytes) -> Response {
     verb(from, move |_| {
-        let body: WaitBody =
-            serde_json::from_slice(&body).map_err(|e| Error::Invalid(format!("JSON body: {e}")))?;
+        let body: WaitBody = read(&body)?;
         let idle = knowledge.wait_idle(Duration::from_millis(body.wait_ms));
         let mut status = knowledge.status().json();
         status["idle"] = json!(idle);

@@ -18,6 +18,7 @@ pub mod metric;
 pub mod pool;
 pub mod quality;
 mod quantiles;
+pub mod relations;
 pub mod report;
 pub mod resources;
 pub mod sample;
@@ -69,7 +70,7 @@ pub const SEMANTIC_OPS: &str = "semantic.hybrid_ops";
 pub const STACK: &str = "stack.fuse_max";
 
 /// All parts, in the order in which they run. The machine comes first: the others relate to it.
-pub const PARTS: [Part; 6] = [
+pub const PARTS: [Part; 7] = [
     Part {
         name: "machine",
         about: "limits of the machine",
@@ -99,6 +100,11 @@ pub const PARTS: [Part; 6] = [
         name: "semantic",
         about: "indexing and hybrid search",
         measure: semantic::measure,
+    },
+    Part {
+        name: "relations",
+        about: "relations between files, told and followed",
+        measure: relations::measure,
     },
 ];
 

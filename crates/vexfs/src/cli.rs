@@ -8,6 +8,7 @@ mod mount;
 mod mounts;
 mod output;
 mod place;
+mod relations;
 mod search;
 mod top;
 mod umount;
@@ -43,6 +44,9 @@ enum Command {
     #[command(subcommand)]
     Vec(attributes::VecCommand),
     Tag(attributes::TagArgs),
+    Relate(relations::RelateArgs),
+    Unrelate(relations::UnrelateArgs),
+    Related(relations::RelatedArgs),
     Top(top::TopArgs),
 }
 
@@ -72,6 +76,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Index(command) => ended(index::index(&command)),
         Command::Vec(command) => ended(attributes::vec(&command)),
         Command::Tag(args) => ended(attributes::tag(&args)),
+        Command::Relate(args) => ended(relations::relate(&args)),
+        Command::Unrelate(args) => ended(relations::unrelate(&args)),
+        Command::Related(args) => ended(relations::related(&args)),
         Command::Top(args) => ended(top::top(&args)),
     }
 }

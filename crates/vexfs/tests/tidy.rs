@@ -34,8 +34,6 @@ const RANKS: &[&[&str]] = &[
 const SHARED_WORDS: &[(&str, &str)] = &[
     // What the filesystem tells the index: places to look at again.
     ("semantic", "fs::change"),
-    // Rows of relations are stored with the names that relations have.
-    ("store", "relation::"),
 ];
 
 /// Lines of a file, its unit tests not counted.

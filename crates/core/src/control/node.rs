@@ -32,6 +32,14 @@ pub(super) enum Node {
     AskFile(Arc<Listing>),
     /// `like/` and the directories below it, by their path below the scope.
     Like { scope: Scope, path: PathBuf },
+    /// `rel/` and the directories below it, by their path below the scope.
+    Related { scope: Scope, path: PathBuf },
+    /// `rel/<path>/`: the types of a file's relations.
+    RelatedFile { scope: Scope, path: PathBuf },
+    /// `rel/<path>/<type>/`.
+    Relations(Arc<RelationPlace>),
+    /// A link in it, by its name.
+    Relation(Arc<RelationPlace>, OsString),
     /// `q/`.
     Saved { scope: Scope },
     /// `q/<name>/`.
@@ -51,6 +59,16 @@ pub(super) enum Node {
 pub(super) struct Scope {
     /// The backing directory.
     pub(super) dir: NodeKey,
+}
+
+/// A type of relations of one file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct RelationPlace {
+    pub(super) scope: Scope,
+    /// The file, by its path below the scope.
+    pub(super) path: PathBuf,
+    /// The type.
+    pub(super) kind: String,
 }
 
 /// What makes a list of results.

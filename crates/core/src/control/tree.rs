@@ -14,6 +14,7 @@ use super::handles::{DirRow, Handle, Handles};
 use super::lists::{Lists, ResultList};
 use super::names::{below, unescape};
 use super::node::{Listing, Node, Nodes, Report, SavedFile, Scope, Source};
+use super::relations::RelationLists;
 use super::{AddEntry, ControlDirectory, saved};
 use crate::error::{Error, Result};
 use crate::fs::ops::{Attr, Caller, Entry, SetAttr, Timestamp};
@@ -23,6 +24,7 @@ use crate::query::answer::{Answer, name_text, path_text};
 use crate::query::options::Options;
 use crate::query::parse;
 use crate::query::search::{Fresh, Request, What};
+use crate::store::relations::check_kind;
 
 const S_IFDIR: u32 = libc::S_IFDIR;
 const S_IFREG: u32 = libc::S_IFREG;
@@ -34,6 +36,7 @@ pub struct ControlTree {
     metrics: Box<dyn Fn() -> String + Send + Sync>,
     nodes: Nodes,
     lists: Lists,
+    pub(super) relations: RelationLists,
     pub(super) handles: Handles,
     born: Timestamp,
     owner: (u32, u32),
@@ -51,6 +54,7 @@ impl ControlTree {
             metrics,
             nodes: Nodes::default(),
             lists: Lists::default(),
+            relations: RelationLists::default(),
             handles: Handles::default(),
             born: Timestamp::now(),
             owner,
@@ -91,8 +95,13 @@ impl ControlDirectory for ControlTree {
     }
 
     fn readlink(&self, caller: &Caller, ino: Ino) -> Result<Vec<u8>> {
-        let Node::ResultLink(listing, name) = self.node(ino)? else {
-            return Err(Error::Invalid("not a symbolic link".into()));
+        let (listing, name) = match self.node(ino)? {
+            Node::ResultLink(listing, name) => (listing, name),
+            Node::Relation(place, name) => {
+                let relation = self.relation_link(caller, &place, &name)?;
+                return self.relation_target(&place, &relation);
+            }
+            _ => return Err(Error::Invalid("not a symbolic link".into())),
         };
         let list = self.frozen(caller, &listing)?;
         Ok(list
@@ -182,6 +191,12 @@ impl ControlDirectory for ControlTree {
                     },
                 )
             }
+            // A type that can be is there already; the name of one that cannot says why.
+            Node::RelatedFile { scope, path } => {
+                check_kind(&name.to_string_lossy())?;
+                let node = self.relation_type(scope, path, name)?;
+                self.entry(caller, node)
+            }
             _ => Err(Error::NotPermitted("this directory")),
         }
     }
@@ -189,6 +204,10 @@ impl ControlDirectory for ControlTree {
     fn rmdir(&self, caller: &Caller, parent: Ino, name: &OsStr) -> Result<()> {
         match self.node(parent)? {
             Node::Saved { .. } => self.knowledge.saved_drop(caller, name),
+            Node::RelatedFile { scope, path } => match self.relation_type(scope, path, name)? {
+                Node::Relations(place) => self.relation_remove_type(caller, &place),
+                _ => Err(Error::NotPermitted("this directory")),
+            },
             _ => Err(Error::NotPermitted("this directory")),
         }
     }
@@ -207,6 +226,9 @@ impl ControlDirectory for ControlTree {
         }
         match (self.node(parent)?, self.node(new_parent)?) {
             (Node::Saved { .. }, Node::Saved { .. }) => self.knowledge.saved_rename(caller, name, new_name),
+            (Node::Relations(from), Node::Relations(to)) => {
+                self.relation_rename(caller, (&from, name), (&to, new_name))
+            }
             _ => Err(Error::NotPermitted("this directory")),
         }
     }
@@ -234,17 +256,36 @@ impl ControlDirectory for ControlTree {
         }
     }
 
-    fn symlink(&self, _caller: &Caller, _parent: Ino, _name: &OsStr, _target: &OsStr) -> Result<Entry> {
-        Err(Error::NotPermitted("the control directory"))
+    fn symlink(&self, caller: &Caller, parent: Ino, name: &OsStr, target: &OsStr) -> Result<Entry> {
+        let Node::Relations(place) = self.node(parent)? else {
+            return Err(Error::NotPermitted("the control directory"));
+        };
+        self.relation_make(caller, &place, name, target)?;
+        self.entry(caller, Node::Relation(place, name.into()))
     }
 
-    fn unlink(&self, _caller: &Caller, _parent: Ino, _name: &OsStr) -> Result<()> {
-        Err(Error::NotPermitted("the control directory"))
+    fn unlink(&self, caller: &Caller, parent: Ino, name: &OsStr) -> Result<()> {
+        let Node::Relations(place) = self.node(parent)? else {
+            return Err(Error::NotPermitted("the control directory"));
+        };
+        self.relation_remove(caller, &place, name)
     }
 
     fn getxattr(&self, caller: &Caller, ino: Ino, name: &OsStr) -> Result<Vec<u8>> {
-        let Node::ResultLink(listing, link) = self.node(ino)? else {
-            return Err(Error::NoAttribute);
+        let (listing, link) = match self.node(ino)? {
+            Node::ResultLink(listing, link) => (listing, link),
+            Node::Relation(place, link) => {
+                let relation = self.relation_link(caller, &place, &link)?;
+                return match name.as_bytes() {
+                    b"vexfs.derived" => Ok(u8::from(relation.derived).to_string().into_bytes()),
+                    b"vexfs.dangling" => Ok(u8::from(relation.dangling).to_string().into_bytes()),
+                    b"vexfs.properties" => {
+                        Ok(serde_json::json!(relation.properties()).to_string().into_bytes())
+                    }
+                    _ => Err(Error::NoAttribute),
+                };
+            }
+            _ => return Err(Error::NoAttribute),
         };
         let list = self.frozen(caller, &listing)?;
         let (rank, hit) = list.hit(&link).ok_or_else(|| Error::NotFound(listed(&link)))?;
@@ -277,20 +318,20 @@ impl ControlDirectory for ControlTree {
         self.knowledge.wait_file(node);
     }
 
-    fn get_own_xattr(&self, _caller: &Caller, node: NodeKey, name: &OsStr) -> Result<Vec<u8>> {
-        self.knowledge.xattr_get(node, name)
+    fn get_own_xattr(&self, caller: &Caller, node: NodeKey, name: &OsStr) -> Result<Vec<u8>> {
+        self.knowledge.xattr_get(caller, node, name)
     }
 
     fn set_own_xattr(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         node: NodeKey,
         name: &OsStr,
         value: &[u8],
         flags: i32,
     ) -> Result<()> {
         if flags & (libc::XATTR_CREATE | libc::XATTR_REPLACE) != 0 {
-            let there = self.knowledge.xattr_get(node, name).is_ok();
+            let there = self.knowledge.xattr_get(caller, node, name).is_ok();
             if there && flags & libc::XATTR_CREATE != 0 {
                 return Err(Error::Exists(listed(name)));
             }
@@ -298,7 +339,7 @@ impl ControlDirectory for ControlTree {
                 return Err(Error::NoAttribute);
             }
         }
-        self.knowledge.xattr_set(node, name, value)
+        self.knowledge.xattr_set(caller, node, name, value)
     }
 
     fn remove_own_xattr(&self, _caller: &Caller, node: NodeKey, name: &OsStr) -> Result<()> {
@@ -333,6 +374,17 @@ impl ControlTree {
                         .unwrap_or(0),
                 )
             }
+            Node::Relation(place, name) => {
+                let relation = self.relation_link(caller, place, name).ok();
+                let mode = if relation.as_ref().is_some_and(|r| r.derived) {
+                    0o555
+                } else {
+                    0o777
+                };
+                let target = relation.and_then(|relation| self.relation_target(place, &relation).ok());
+                (S_IFLNK | mode, target.map_or(0, |target| target.len() as u64))
+            }
+            Node::Relations(_) => (S_IFDIR | 0o777, 0),
             Node::ResultsJsonl(_) | Node::AskFile(_) | Node::Report { .. } => (S_IFREG | 0o444, 0),
             Node::SavedFile { file, .. } => (saved::mode(*file), 0),
             Node::SavedQuery { .. } => (S_IFDIR | 0o700, 0),
@@ -389,6 +441,12 @@ impl ControlTree {
                 options,
             })),
             Node::Like { scope, path } => self.like_child(caller, scope, below(&path, name))?,
+            Node::Related { scope, path } => self.relation_child(caller, scope, below(&path, name))?,
+            Node::RelatedFile { scope, path } => self.relation_type(scope, path, name)?,
+            Node::Relations(place) => {
+                self.relation_link(caller, &place, name)?;
+                Node::Relation(place, name.into())
+            }
             Node::Results(listing) if name == "results.jsonl" => Node::ResultsJsonl(listing),
             Node::Results(listing) => match self.lists.get(&listing, caller.uid) {
                 Some(list) if list.target(name).is_some() => Node::ResultLink(listing, name.into()),
@@ -432,7 +490,7 @@ impl ControlTree {
         };
         match node {
             Node::Root { scope } => {
-                for name in ["search", "ask", "like", "q"] {
+                for name in ["search", "ask", "like", "rel", "q"] {
                     if let Some(node) = root_child(*scope, OsStr::new(name)) {
                         add(OsStr::new(name), S_IFDIR, &node);
                     }
@@ -459,6 +517,17 @@ impl ControlTree {
                     &Node::ResultsJsonl(listing.clone()),
                 );
             }
+            Node::RelatedFile { scope, path } => {
+                for kind in self.relation_types(caller, *scope, path)? {
+                    let name = OsStr::new(&*kind);
+                    add(name, S_IFDIR, &self.relation_type(*scope, path.clone(), name)?);
+                }
+            }
+            Node::Relations(place) => {
+                for (name, _) in self.relation_links(caller, place)?.iter() {
+                    add(name, S_IFLNK, &Node::Relation(place.clone(), name.clone()));
+                }
+            }
             Node::Saved { scope } => {
                 for name in self.knowledge.saved_names(caller)? {
                     add(
@@ -483,7 +552,7 @@ impl ControlTree {
                 let listing = saved::listing(*scope, name);
                 add(OsStr::new("results"), S_IFDIR, &Node::Results(Arc::new(listing)));
             }
-            // The names in `search`, `ask` and `like` are all that can be asked: they are not listed.
+            // The names in `search`, `ask`, `like` and `rel` are all that can be asked: they are not listed.
             _ => {}
         }
         Ok(rows)
@@ -566,6 +635,10 @@ fn root_child(scope: Scope, name: &OsStr) -> Option<Node> {
             options: OsString::new(),
         },
         "like" => Node::Like {
+            scope,
+            path: PathBuf::new(),
+        },
+        "rel" => Node::Related {
             scope,
             path: PathBuf::new(),
         },

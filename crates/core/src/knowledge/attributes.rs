@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::fs::ops::Caller;
 use crate::ids::{FileId, NodeKey};
 use crate::store::file::FileRow;
-use crate::store::relations::{Relation, Target};
+use crate::store::relations::{Direction, Relation};
 
 /// The prefix of the names.
 pub const PREFIX: &str = "user.vexfs.";
@@ -53,18 +53,18 @@ impl<'a> Name<'a> {
 }
 
 impl Knowledge {
-    /// The value of an attribute of an inode.
-    pub fn xattr_get(&self, node: NodeKey, name: &OsStr) -> Result<Vec<u8>> {
+    /// The value of an attribute of an inode, for a caller who may read it.
+    pub fn xattr_get(&self, caller: &Caller, node: NodeKey, name: &OsStr) -> Result<Vec<u8>> {
         let name = Name::read(name)?;
         match (self.file_id(node), name) {
             // The file is there, its event is on the way.
             (None, Name::State) => Ok(b"pending".to_vec()),
             (None, _) => Err(Error::NoAttribute),
-            (Some(file), name) => self.value(file, &name),
+            (Some(file), name) => self.value(caller, file, &name),
         }
     }
 
-    fn value(&self, file: FileId, name: &Name<'_>) -> Result<Vec<u8>> {
+    fn value(&self, caller: &Caller, file: FileId, name: &Name<'_>) -> Result<Vec<u8>> {
         let row = |take: fn(FileRow) -> Option<Vec<u8>>| -> Result<Vec<u8>> {
             self.store
                 .read(|rows| rows.file(file))?
@@ -90,7 +90,7 @@ impl Knowledge {
                 .store
                 .read(|rows| rows.metadata(file, key))?
                 .ok_or(Error::NoAttribute),
-            Name::Rel(kind) => self.targets(file, kind),
+            Name::Rel(kind) => self.targets(caller, file, kind),
             Name::State => row(|row| Some(row.state.to_string().into_bytes())),
             Name::Id => Ok(file.to_string().into_bytes()),
             Name::Generation => row(|row| Some(row.indexed.to_string().into_bytes())),
@@ -106,7 +106,7 @@ impl Knowledge {
     }
 
     /// Sets an attribute of an inode; durable when it returns. An error changes nothing.
-    pub fn xattr_set(&self, node: NodeKey, name: &OsStr, value: &[u8]) -> Result<()> {
+    pub fn xattr_set(&self, caller: &Caller, node: NodeKey, name: &OsStr, value: &[u8]) -> Result<()> {
         let name = Name::read(name)?;
         if value.len() > VALUE_BYTES_MAX {
             return Err(Error::Os(libc::E2BIG));
@@ -122,7 +122,7 @@ impl Knowledge {
             Name::Meta(key) => {
                 self.store.write(|tx| tx.set_metadata(file, key, value))?;
             }
-            Name::Rel(kind) => self.relate_to(file, kind, value)?,
+            Name::Rel(kind) => self.relate_to(caller, file, kind, value)?,
             Name::State | Name::Id | Name::Generation | Name::Hash => {
                 return Err(Error::NotPermitted("a read-only attribute"));
             }
@@ -152,16 +152,13 @@ impl Knowledge {
         Ok(())
     }
 
-    /// The paths to which a file's told relations of a type lead, one a line.
-    fn targets(&self, file: FileId, kind: &str) -> Result<Vec<u8>> {
-        let relations = self.store.read(|rows| rows.relations_from(file, Some(kind)))?;
-        let mirror = self.store.mirror();
-        let paths: Vec<Vec<u8>> = told(relations)
-            .filter_map(|relation| match relation.to {
-                Target::File(to) => mirror.path(to),
-                Target::Path(path) => Some(path),
-            })
-            .map(|path| path.into_os_string().into_vec())
+    /// The paths to which a file's told relations of a type lead, one a line: those that the caller may know of.
+    fn targets(&self, caller: &Caller, file: FileId, kind: &str) -> Result<Vec<u8>> {
+        let relations = self.relations_of(caller, file, Some(kind), Direction::Out)?;
+        let paths: Vec<Vec<u8>> = relations
+            .into_iter()
+            .filter(|relation| !relation.derived)
+            .map(|relation| relation.path.into_os_string().into_vec())
             .collect();
         match paths.is_empty() {
             true => Err(Error::NoAttribute),
@@ -169,25 +166,33 @@ impl Knowledge {
         }
     }
 
-    /// Makes a file's told relations of a type lead to these paths, one a line, relative to the root, and to no others.
-    fn relate_to(&self, file: FileId, kind: &str, paths: &[u8]) -> Result<()> {
+    /// Makes a file's told relations of a type lead to these paths, one a line, below the root, and to no others. A
+    /// relation that stays keeps its properties.
+    fn relate_to(&self, caller: &Caller, file: FileId, kind: &str, paths: &[u8]) -> Result<()> {
+        let lines = paths.split(|b| *b == b'\n').filter(|path| !path.is_empty());
+        let targets = lines
+            .map(|path| self.target_at(caller, Path::new(OsStr::from_bytes(path))))
+            .collect::<Result<Vec<_>>>()?;
         self.store.write(|tx| {
+            let mut there = Vec::new();
             for relation in told(tx.rows().relations_from(file, Some(kind))?) {
-                tx.unrelate(file, kind, &relation.to)?;
+                match targets.contains(&relation.to) {
+                    true => there.push(relation.to),
+                    false => {
+                        tx.unrelate(file, kind, &relation.to)?;
+                    }
+                }
             }
-            for path in paths.split(|b| *b == b'\n').filter(|path| !path.is_empty()) {
-                let path = Path::new(OsStr::from_bytes(path));
-                let to = match tx.rows().resolve(path)? {
-                    Some(to) => Target::File(to),
-                    None => Target::Path(path.to_owned()),
-                };
-                tx.relate(&Relation {
-                    from: file,
-                    kind: kind.to_owned(),
-                    to,
-                    properties: None,
-                    derived: false,
-                })?;
+            for to in targets {
+                if !there.contains(&to) {
+                    tx.relate(&Relation {
+                        from: file,
+                        kind: kind.to_owned(),
+                        to,
+                        properties: None,
+                        derived: false,
+                    })?;
+                }
             }
             Ok(())
         })?;
@@ -235,12 +240,12 @@ impl Knowledge {
 
     /// As [`Knowledge::xattr_get`], by a path below the root, for a caller who may read the file.
     pub fn xattr_get_at(&self, caller: &Caller, path: &Path, name: &OsStr) -> Result<Vec<u8>> {
-        self.xattr_get(self.node_at(caller, path, false)?, name)
+        self.xattr_get(caller, self.node_at(caller, path, false)?, name)
     }
 
     /// As [`Knowledge::xattr_set`], by a path below the root, for a caller who may write the file.
     pub fn xattr_set_at(&self, caller: &Caller, path: &Path, name: &OsStr, value: &[u8]) -> Result<()> {
-        self.xattr_set(self.node_at(caller, path, true)?, name, value)
+        self.xattr_set(caller, self.node_at(caller, path, true)?, name, value)
     }
 
     /// As [`Knowledge::xattr_remove`], by a path below the root, for a caller who may write the file.
@@ -253,12 +258,12 @@ impl Knowledge {
         self.xattr_list(self.node_at(caller, path, false)?)
     }
 
-    fn file_id(&self, node: NodeKey) -> Option<FileId> {
+    pub(super) fn file_id(&self, node: NodeKey) -> Option<FileId> {
         self.store.mirror().id_of(node)
     }
 
     /// The file's id, waiting for its event where it was just made.
-    fn entered(&self, node: NodeKey) -> Result<FileId> {
+    pub(super) fn entered(&self, node: NodeKey) -> Result<FileId> {
         let deadline = Instant::now() + ENTER_WAIT;
         loop {
             if let Some(file) = self.file_id(node) {

@@ -132,6 +132,7 @@ mod tests {
             score: 1.0,
             score_vec: None,
             score_bm25: None,
+            score_rel: None,
             passages: vec![],
             stale: false,
             generation: crate::ids::Generation(1),

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{Access, AtFlags};
+use rustix::io::Errno;
 
 use crate::fs::ops::Caller;
 
@@ -12,46 +13,48 @@ const GROUPS_MAX: usize = 65_536;
 
 /// For each path below `root`: whether the caller may search every directory on the way and read the file.
 pub(crate) fn readable(root: BorrowedFd<'_>, caller: &Caller, paths: &[PathBuf]) -> Vec<bool> {
-    permitted(root, caller, paths, Access::READ_OK)
+    let answers = refusals(root, caller, paths, Access::READ_OK);
+    answers.into_iter().map(|refusal| refusal.is_none()).collect()
 }
 
-/// For each path below `root`: whether the caller may search every directory on the way and has this access.
+/// For each path below `root`: why the kernel refuses the caller this access, none where it does not. So a caller
+/// learns of a path what access(2) tells them, and no more: of what lies in a closed directory not even whether it
+/// is there.
 ///
 /// A thread of its own takes the caller's ids and groups, loses the daemon's capabilities with them, asks
 /// faccessat2(2), and ends; so no identity has to be restored, and no error can leave one behind. A daemon that
 /// cannot become the caller answers for itself only.
-pub(crate) fn permitted(
+pub(crate) fn refusals(
     root: BorrowedFd<'_>,
     caller: &Caller,
     paths: &[PathBuf],
     access: Access,
-) -> Vec<bool> {
+) -> Vec<Option<Errno>> {
+    let all_refused = || vec![Some(Errno::ACCESS); paths.len()];
     let daemon = rustix::process::geteuid().as_raw();
     if paths.is_empty() || (caller.uid == daemon && daemon == 0) {
-        return vec![true; paths.len()];
+        return vec![None; paths.len()];
     }
     if caller.uid == daemon {
         return check(root, paths, access);
     }
     if daemon != 0 {
-        return vec![false; paths.len()];
+        return all_refused();
     }
     let groups = groups_of(caller.pid);
     std::thread::scope(|scope| {
         let asked = scope.spawn(|| match become_caller(caller, &groups) {
             true => check(root, paths, access),
-            false => vec![false; paths.len()],
+            false => all_refused(),
         });
-        asked.join().unwrap_or_else(|_| vec![false; paths.len()])
+        asked.join().unwrap_or_else(|_| all_refused())
     })
 }
 
-fn check(root: BorrowedFd<'_>, paths: &[PathBuf], access: Access) -> Vec<bool> {
+fn check(root: BorrowedFd<'_>, paths: &[PathBuf], access: Access) -> Vec<Option<Errno>> {
     let flags = AtFlags::EACCESS;
-    paths
-        .iter()
-        .map(|path| rustix::fs::accessat(root.as_fd(), path, access, flags).is_ok())
-        .collect()
+    let ask = |path: &PathBuf| rustix::fs::accessat(root.as_fd(), path, access, flags).err();
+    paths.iter().map(ask).collect()
 }
 
 /// Takes the caller's groups and filesystem ids, for this thread alone.

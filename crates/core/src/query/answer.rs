@@ -40,6 +40,8 @@ pub struct Hit {
     pub score_vec: Option<f32>,
     /// BM25 of the best passage, where the lexical index found it.
     pub score_bm25: Option<f32>,
+    /// Nearness by relations (`mode=rel`), 1 for the nearest file of the answer.
+    pub score_rel: Option<f32>,
     /// The best passages of the file, best first; empty where it was found by attributes alone.
     pub passages: Vec<HitPassage>,
     /// The file changed after these passages were indexed.
@@ -89,15 +91,13 @@ impl Hit {
             "rank": rank,
             "path": path_text(&self.path),
             "score": round(self.score),
-            "scores": { "vec": self.score_vec.map(round), "bm25": self.score_bm25.map(round) },
+            "scores": { "vec": self.score_vec.map(round), "bm25": self.score_bm25.map(round), "rel": self.score_rel.map(round) },
             "chunk": chunk,
             "stale": self.stale,
             "indexed": self.generation.0,
             "generation": generation.0,
         });
-        if self.path.to_str().is_none() {
-            hit["path_hex"] = json!(hex(self.path.as_os_str().as_bytes()));
-        }
+        exact_path(&mut hit, &self.path);
         hit
     }
 }
@@ -129,6 +129,13 @@ impl Answer {
             lines.push('\n');
         }
         lines
+    }
+}
+
+/// Adds `path_hex` to an object with a `path` that its text does not give exactly.
+pub fn exact_path(object: &mut Value, path: &Path) {
+    if path.to_str().is_none_or(|text| text != path_text(path)) {
+        object["path_hex"] = json!(hex(path.as_os_str().as_bytes()));
     }
 }
 
@@ -188,6 +195,7 @@ mod tests {
             score: 0.5,
             score_vec: Some(0.25),
             score_bm25: None,
+            score_rel: None,
             passages: vec![],
             stale: true,
             generation: Generation(3),

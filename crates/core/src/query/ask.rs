@@ -76,6 +76,7 @@ mod tests {
                 score: *score,
                 score_vec: None,
                 score_bm25: None,
+                score_rel: None,
                 passages: vec![HitPassage {
                     start_line: 3,
                     end_line: 9,

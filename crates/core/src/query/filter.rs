@@ -5,16 +5,14 @@ use std::path::Path;
 
 use parking_lot::Mutex;
 
-use super::answer::path_text;
 use super::kinds::{self, FileType};
 use super::parse::{Filter, Group, Query, TermKind};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ids::FileId;
 use crate::semantic::lexical::Snapshot;
 use crate::store::Store;
 use crate::store::file::Kind;
 use crate::store::mirror::{Mirror, Node};
-use crate::store::relations::Target;
 
 /// A query's conditions and scope, with everything looked up that they need.
 pub(super) struct Sieve<'a> {
@@ -27,12 +25,14 @@ pub(super) struct Sieve<'a> {
 
 impl<'a> Sieve<'a> {
     /// Looks up phrases, excluded words, tags, metadata and relations of the query's conditions. `scope` is the
-    /// directory to search below, none for the whole tree.
+    /// directory to search below, none for the whole tree; `readable` gives the file at a path below the root, if the
+    /// caller may read it.
     pub(super) fn new(
         query: &'a Query,
         scope: Option<FileId>,
         store: &Store,
         words: &Snapshot,
+        readable: &dyn Fn(&Path) -> Result<FileId>,
     ) -> Result<Sieve<'a>> {
         let scope_path = scope
             .and_then(|scope| store.mirror().path(scope))
@@ -52,7 +52,9 @@ impl<'a> Sieve<'a> {
                     .map(|(file, _)| file)
                     .collect(),
                 TermKind::Filter(Filter::Linked(kind, path)) => {
-                    related(store, kind.as_deref(), &scope_path.join(path))?
+                    let file = readable(&scope_path.join(path))?;
+                    let linked = store.read(|rows| rows.linked(file, kind.as_deref()))?;
+                    linked.into_iter().collect()
                 }
                 TermKind::Filter(_) => continue,
             };
@@ -125,27 +127,6 @@ impl<'a> Sieve<'a> {
             }
         }
     }
-}
-
-/// The files that a relation leads to from the file at a path, or from which one leads to it.
-fn related(store: &Store, kind: Option<&str>, path: &Path) -> Result<HashSet<FileId>> {
-    store.read(|rows| {
-        let file = rows
-            .resolve(path)?
-            .ok_or_else(|| Error::NotFound(path_text(path)))?;
-        let to = rows
-            .relations_from(file, kind)?
-            .into_iter()
-            .filter_map(|relation| match relation.to {
-                Target::File(file) => Some(file),
-                Target::Path(_) => None,
-            });
-        let from = rows
-            .relations_to(file, kind)?
-            .into_iter()
-            .map(|relation| relation.from);
-        Ok(to.chain(from).collect())
-    })
 }
 
 /// `ext:tar.gz` asks for more than what follows the last dot.

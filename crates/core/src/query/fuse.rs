@@ -23,6 +23,8 @@ pub struct FusedFile {
     pub score_vec: Option<f32>,
     /// The best BM25 among its passages as it came in, if the words found it.
     pub score_bm25: Option<f32>,
+    /// Its nearness by relations, if those ranked it.
+    pub score_rel: Option<f32>,
     /// Its passages with their own fused scores, the best first.
     pub passages: Vec<Scored>,
 }
@@ -76,6 +78,7 @@ impl Found {
             score: self.scaled[0] + self.scaled[1],
             score_vec,
             score_bm25,
+            score_rel: None,
             passages,
         }
     }

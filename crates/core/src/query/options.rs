@@ -27,6 +27,8 @@ pub enum Mode {
     Vec,
     /// Words alone.
     Text,
+    /// Relations, followed from what meaning and words find.
+    Rel,
 }
 
 /// Files at most in one answer.
@@ -65,7 +67,8 @@ impl Options {
                         "hybrid" => Mode::Hybrid,
                         "vec" => Mode::Vec,
                         "text" => Mode::Text,
-                        _ => return Err(refuse(at, part, "mode=hybrid|vec|text")),
+                        "rel" => Mode::Rel,
+                        _ => return Err(refuse(at, part, "mode=hybrid|vec|text|rel")),
                     }
                 }
                 "space" if !value.is_empty() => options.space = Some(value.into()),
@@ -103,6 +106,7 @@ mod tests {
             (options.space.as_deref(), options.within.as_deref()),
             (Some("mine"), Some("docs/a"))
         );
+        assert_eq!(Options::parse("@mode=rel").unwrap().mode, Mode::Rel);
         let check = |text: &str, position: usize| match Options::parse(text) {
             Err(Error::Query { at, .. }) => assert_eq!(at, position, "{text}"),
             other => panic!("{text}: {other:?}"),

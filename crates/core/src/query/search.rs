@@ -1,7 +1,7 @@
 //! Answering a query: both indexes are asked under the query's conditions, their lists fused, and what the caller may
 //! not read taken out before anything is counted or scaled.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use super::filter::Sieve;
 use super::fuse::{DEPTH, FusedFile, Scored, fuse};
 use super::options::{Mode, Options};
 use super::parse::{Query, TermKind, parse};
+use super::sight::CallersSight;
 use super::spaces::ToldSpaces;
 use crate::error::{Error, Result};
 use crate::fs::ops::Caller;
@@ -85,13 +86,13 @@ pub struct Searcher {
 }
 
 /// What the two indexes are asked.
-struct Asked {
+pub(super) struct Asked {
     vector: Option<Vec<f32>>,
     /// The space that the vector is of; the embedder's when absent.
     space: Option<String>,
     words: Words,
     /// The file that the others are compared with is not its own neighbour.
-    except: Option<FileId>,
+    pub(super) except: Option<FileId>,
 }
 
 impl Searcher {
@@ -108,10 +109,14 @@ impl Searcher {
         };
         let scope = self.scope(request)?;
         let snapshot = self.words.snapshot();
-        let sieve = Sieve::new(&query, scope, &self.store, &snapshot)?;
+        let readable = |path: &Path| self.readable_file(request.caller, path);
+        let sieve = Sieve::new(&query, scope, &self.store, &snapshot, &readable)?;
         let asked = self.asked(request, &query, scope)?;
         let k = request.options.k;
-        let files = self.ranked(request, &asked, &sieve, &snapshot, k + 1)?;
+        let files = match request.options.mode {
+            Mode::Rel => self.related(request, &asked, &sieve, &snapshot, k + 1)?,
+            _ => self.ranked(request, &asked, &sieve, &snapshot, k + 1)?,
+        };
         let truncated = files.len() > k;
         let kept = files
             .into_iter()
@@ -180,7 +185,8 @@ impl Searcher {
             What::Text(_) => query.like().map(PathBuf::as_path),
         };
         if let Some(path) = like {
-            let file = self.readable_file(request, path, scope)?;
+            let base = scope.and_then(|scope| self.store.mirror().path(scope));
+            let file = self.readable_file(request.caller, &base.unwrap_or_default().join(path))?;
             let vector = match &space {
                 Some(space) => self
                     .store
@@ -225,15 +231,11 @@ impl Searcher {
         Ok(vector.iter().any(|&x| x != 0.0).then_some(vector))
     }
 
-    /// The file at a path below the scope, for a caller who may read it.
-    fn readable_file(&self, request: &Request<'_>, path: &Path, scope: Option<FileId>) -> Result<FileId> {
-        let base = scope
-            .and_then(|scope| self.store.mirror().path(scope))
-            .unwrap_or_default();
-        let path = base.join(path);
-        let missing = || Error::NotFound(super::answer::path_text(&path));
-        let file = self.store.read(|rows| rows.resolve(&path))?.ok_or_else(missing)?;
-        match readable(self.root.as_fd(), request.caller, std::slice::from_ref(&path))[..] {
+    /// The file at a path below the root, for a caller who may read it. To others it is not there.
+    fn readable_file(&self, caller: &Caller, path: &Path) -> Result<FileId> {
+        let missing = || Error::NotFound(super::answer::path_text(path));
+        let file = self.store.read(|rows| rows.resolve(path))?.ok_or_else(missing)?;
+        match readable(self.root.as_fd(), caller, &[path.to_owned()])[..] {
             [true] => Ok(file),
             _ => Err(missing()),
         }
@@ -271,7 +273,7 @@ impl Searcher {
 
     /// The best files that the caller may read, with their paths. Lists are asked for longer until enough of their
     /// files may be read or nothing is left.
-    fn ranked(
+    pub(super) fn ranked(
         &self,
         request: &Request<'_>,
         asked: &Asked,
@@ -288,22 +290,23 @@ impl Searcher {
             _ => self.embedder.hybrid_weight(),
         };
         let mut files = DEPTH.max(wanted);
-        let mut judged: HashMap<FileId, Option<PathBuf>> = HashMap::new();
+        let mut sight = self.sight(request.caller);
         loop {
             let (mut vectors, mut words) = self.lists(asked, sieve, snapshot, files)?;
             let full = distinct(&vectors).max(distinct(&words)) >= files;
-            self.judge(request.caller, vectors.iter().chain(&words), &mut judged);
-            let allowed = |hit: &Scored| matches!(judged.get(&hit.id.file()), Some(Some(_)));
+            sight.look(vectors.iter().chain(&words).map(|hit| hit.id.file()));
+            let allowed = |hit: &Scored| sight.path(hit.id.file()).is_some();
             vectors.retain(allowed);
             words.retain(allowed);
             let ranked = fuse(&words, &vectors, weight);
             if !full || ranked.len() >= DEPTH.max(wanted) / 2 || files >= DEPTH_MAX {
-                let path = |file: &FusedFile| judged.get(&file.file).cloned().flatten().unwrap_or_default();
-                return Ok(ranked
-                    .into_iter()
-                    .take(wanted)
-                    .map(|file| (path(&file), file))
-                    .map(|(p, f)| (f, p))
+                let path = |file: &FusedFile| sight.path(file.file).unwrap_or(Path::new("")).to_owned();
+                let best = ranked.into_iter().take(wanted);
+                return Ok(best
+                    .map(|file| {
+                        let path = path(&file);
+                        (file, path)
+                    })
                     .collect());
             }
             files *= 4;
@@ -355,40 +358,6 @@ impl Searcher {
         Ok((vectors, words))
     }
 
-    /// Notes for each file that is new in the lists where it is, or that the caller may not read it.
-    fn judge<'s>(
-        &self,
-        caller: &Caller,
-        list: impl Iterator<Item = &'s Scored>,
-        judged: &mut HashMap<FileId, Option<PathBuf>>,
-    ) {
-        let (mut files, mut paths) = (Vec::new(), Vec::new());
-        {
-            let mirror = self.store.mirror();
-            for hit in list {
-                let id = hit.id;
-                if let std::collections::hash_map::Entry::Vacant(entry) = judged.entry(id.file()) {
-                    entry.insert(None);
-                    for path in mirror.paths(id.file()) {
-                        files.push(id.file());
-                        paths.push(path);
-                    }
-                }
-            }
-        }
-        let readable = readable(self.root.as_fd(), caller, &paths);
-        for ((file, path), _) in files
-            .into_iter()
-            .zip(paths)
-            .zip(readable)
-            .filter(|(_, readable)| *readable)
-        {
-            if let Some(known @ None) = judged.get_mut(&file) {
-                *known = Some(path);
-            }
-        }
-    }
-
     /// A query of conditions alone: the files that meet them, the last changed first.
     fn listed(
         &self,
@@ -409,34 +378,24 @@ impl Searcher {
         };
         found.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
         let mut files = Vec::new();
+        let mut sight = self.sight(request.caller);
         for part in found.chunks(wanted.max(DEPTH)) {
-            let list: Vec<Scored> = part
+            sight.look(part.iter().map(|(_, file)| *file));
+            let shown = part
                 .iter()
-                .map(|(_, id)| Scored {
-                    id: PassageId::new(*id, 0),
-                    score: 1.0,
-                })
-                .collect();
-            let mut judged = HashMap::new();
-            self.judge(request.caller, list.iter(), &mut judged);
-            for (_, file) in part {
-                if let Some(Some(path)) = judged.remove(file) {
-                    let fused = FusedFile {
-                        file: *file,
-                        score: 1.0,
-                        score_vec: None,
-                        score_bm25: None,
-                        passages: Vec::new(),
-                    };
-                    files.push((fused, path));
-                }
-            }
+                .filter_map(|(_, file)| Some((*file, sight.path(*file)?.to_owned())));
+            files.extend(shown.map(|(file, path)| (FusedFile::alone(file, 1.0), path)));
             if files.len() >= wanted {
                 files.truncate(wanted);
                 break;
             }
         }
         Ok(files)
+    }
+
+    /// What the caller may know of.
+    pub(crate) fn sight<'s>(&'s self, caller: &'s Caller) -> CallersSight<'s> {
+        CallersSight::new(&self.store, self.root.as_fd(), caller)
     }
 
     fn hydrate(&self, file: FusedFile, path: PathBuf, snapshot: &Snapshot) -> Result<Hit> {
@@ -470,6 +429,7 @@ impl Searcher {
             score: file.score,
             score_vec: file.score_vec,
             score_bm25: file.score_bm25,
+            score_rel: file.score_rel,
             passages,
             stale: matches!(state, Some(State::Stale | State::Pending)),
             generation: row.map(|row| row.indexed).unwrap_or_default(),

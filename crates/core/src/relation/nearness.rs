@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::Sight;
 use crate::error::Result;
 use crate::ids::FileId;
 use crate::store::Rows;
@@ -25,9 +26,6 @@ const FILES_MAX: usize = 500;
 /// Relations read at one file and in one direction.
 const EDGES_MAX: usize = 200;
 
-/// Share of the jumps that lead back to the file itself; the others lead to similar files by their similarity.
-const SELF_SHARE: f32 = 0.5;
-
 /// Files near to one, the nearest first, without itself. `similar` are files with a similarity above 0, as a vector
 /// search gives them; it may be empty. Scores are probabilities: they compare within one answer only.
 pub fn related(
@@ -35,20 +33,37 @@ pub fn related(
     file: FileId,
     similar: &[(FileId, f32)],
     limit: usize,
+    sight: &mut dyn Sight,
 ) -> Result<Vec<(FileId, f32)>> {
-    let total: f32 = similar.iter().map(|(_, similarity)| similarity.max(0.0)).sum();
-    let mut starts = vec![(file, if total > 0.0 { SELF_SHARE } else { 1.0 })];
-    if total > 0.0 {
-        let share = |similarity: f32| (1.0 - SELF_SHARE) * similarity.max(0.0) / total;
-        starts.extend(
-            similar
-                .iter()
-                .map(|(file, similarity)| (*file, share(*similarity))),
-        );
+    let likenesses: f32 = similar.iter().map(|(_, similarity)| similarity.max(0.0)).sum();
+    // The file itself weighs as much as all that is like it.
+    let mut starts = vec![(file, if likenesses > 0.0 { likenesses } else { 1.0 })];
+    starts.extend_from_slice(similar);
+    let mut near = around(rows, &starts, limit.saturating_add(1), sight)?;
+    near.retain(|(other, _)| *other != file);
+    near.truncate(limit);
+    Ok(near)
+}
+
+/// Files near to several, the nearest first, those among them. `starts` are files with their weights, which may be of
+/// any scale; what is not above 0 counts as nothing. Only files that `sight` shows are found and walked through.
+pub fn around(
+    rows: &Rows<'_>,
+    starts: &[(FileId, f32)],
+    limit: usize,
+    sight: &mut dyn Sight,
+) -> Result<Vec<(FileId, f32)>> {
+    let total: f32 = starts.iter().map(|(_, weight)| weight.max(0.0)).sum();
+    if total <= 0.0 {
+        return Ok(Vec::new());
     }
-    let mut near: Vec<_> = personalised_pagerank(rows, &starts)?
+    let shares: Vec<_> = starts
+        .iter()
+        .map(|(file, weight)| (*file, weight.max(0.0) / total))
+        .collect();
+    let mut near: Vec<_> = personalised_pagerank(rows, &shares, sight)?
         .into_iter()
-        .filter(|(other, weight)| *other != file && *weight > 0.0)
+        .filter(|(_, weight)| *weight > 0.0)
         .collect();
     near.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     near.truncate(limit);
@@ -56,7 +71,11 @@ pub fn related(
 }
 
 /// The probability of being at each file, jumps leading to the `starts` by their weights, which sum up to 1.
-fn personalised_pagerank(rows: &Rows<'_>, starts: &[(FileId, f32)]) -> Result<HashMap<FileId, f32>> {
+fn personalised_pagerank(
+    rows: &Rows<'_>,
+    starts: &[(FileId, f32)],
+    sight: &mut dyn Sight,
+) -> Result<HashMap<FileId, f32>> {
     let mut rank: HashMap<FileId, f32> = HashMap::new();
     let mut waiting: HashMap<FileId, f32> = HashMap::new();
     let mut known: HashMap<FileId, Vec<FileId>> = HashMap::new();
@@ -75,7 +94,10 @@ fn personalised_pagerank(rows: &Rows<'_>, starts: &[(FileId, f32)]) -> Result<Ha
                 continue;
             }
             let edges = rows.edges(file, None, Direction::Both, EDGES_MAX)?;
-            known.insert(file, edges.into_iter().map(|edge| edge.file).collect());
+            let others: Vec<FileId> = edges.into_iter().map(|edge| edge.file).collect();
+            let visible = sight.sees(&others);
+            let others = others.into_iter().zip(visible).filter(|(_, visible)| *visible);
+            known.insert(file, others.map(|(other, _)| other).collect());
         }
         let others = &known[&file];
         if weight <= PRECISION * others.len() as f32 {
@@ -109,6 +131,7 @@ fn personalised_pagerank(rows: &Rows<'_>, starts: &[(FileId, f32)]) -> Result<Ha
 
 #[cfg(test)]
 mod tests {
+    use super::super::Everything;
     use super::*;
     use crate::store::Store;
     use crate::store::relations::{Relation, Target};
@@ -162,7 +185,9 @@ mod tests {
             .collect();
         let (_dir, store) = graph(&edges);
         let truth = exact(&edges, 5);
-        let near = store.read(|rows| related(rows, FileId(5), &[], 1000)).unwrap();
+        let near = store
+            .read(|rows| related(rows, FileId(5), &[], 1000, &mut Everything))
+            .unwrap();
         assert!(near.len() > 50);
         for (file, weight) in &near {
             assert!(
@@ -177,7 +202,9 @@ mod tests {
     fn what_is_linked_and_similar_comes_before_what_is_only_one_of_both() {
         let (_dir, store) = graph(&[(1, 2), (1, 3), (4, 5)]);
         let similar = [(FileId(3), 0.8), (FileId(4), 0.8)];
-        let near = store.read(|rows| related(rows, FileId(1), &similar, 10)).unwrap();
+        let near = store
+            .read(|rows| related(rows, FileId(1), &similar, 10, &mut Everything))
+            .unwrap();
         let files: Vec<_> = near.iter().map(|(file, _)| file.0).collect();
         assert_eq!(files[0], 3);
         assert!(files.contains(&2) && files.contains(&4) && files.contains(&5));
@@ -186,6 +213,11 @@ mod tests {
     #[test]
     fn a_file_alone_has_nothing_near() {
         let (_dir, store) = graph(&[(2, 3)]);
-        assert_eq!(store.read(|rows| related(rows, FileId(1), &[], 10)).unwrap(), []);
+        assert_eq!(
+            store
+                .read(|rows| related(rows, FileId(1), &[], 10, &mut Everything))
+                .unwrap(),
+            []
+        );
     }
 }

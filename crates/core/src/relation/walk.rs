@@ -3,8 +3,9 @@
 //! Walks go breadth first, so the bound on files cuts off the farthest ones. Cycles end by themselves: no file is
 //! visited twice. Each file costs one or two index look-ups, about 10 us.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
+use super::Sight;
 use crate::error::Result;
 use crate::ids::FileId;
 use crate::store::Rows;
@@ -12,6 +13,9 @@ use crate::store::relations::Direction;
 
 /// Relations read at one file and in one direction: what a hub of more than this is related to is chance.
 const EDGES_MAX: usize = 1000;
+
+/// Files that sight is asked about in one go: asking in another user's name costs a thread.
+const JUDGED_AT_ONCE: usize = 256;
 
 /// How far a walk goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,61 +60,69 @@ pub struct Walk {
     pub truncated: bool,
 }
 
-/// The files within `bounds` of `start`, following relations of type `kind` (of any, if `None`).
+/// The files within `bounds` of `start` that `sight` shows, following relations of type `kind` (of any, if `None`).
+/// What it hides is not walked through either.
 pub fn neighbours(
     rows: &Rows<'_>,
     start: FileId,
     kind: Option<&str>,
     direction: Direction,
     bounds: Bounds,
+    sight: &mut dyn Sight,
 ) -> Result<Walk> {
     let mut walk = Walk::default();
-    let mut seen = std::collections::HashSet::from([start]);
-    let mut next = 0;
-    let mut at = (start, 0);
-    loop {
-        let (file, depth) = at;
-        if depth < bounds.depth {
-            let edges = rows.edges(file, kind, direction, EDGES_MAX)?;
+    let mut seen = HashSet::from([start]);
+    let mut level = vec![start];
+    for depth in 1..=bounds.depth {
+        let begun = walk.reached.len();
+        let mut found = Vec::new();
+        for (i, &via) in level.iter().enumerate() {
+            let edges = rows.edges(via, kind, direction, EDGES_MAX)?;
             walk.truncated |= edges.len() >= EDGES_MAX;
             for edge in edges {
-                if seen.contains(&edge.file) {
-                    continue;
+                if seen.insert(edge.file) {
+                    found.push(Reached {
+                        file: edge.file,
+                        depth,
+                        via,
+                        kind: edge.kind,
+                        outward: edge.outward,
+                    });
                 }
-                if walk.reached.len() == bounds.files {
-                    walk.truncated = true;
-                    return Ok(walk);
-                }
-                seen.insert(edge.file);
-                walk.reached.push(Reached {
-                    file: edge.file,
-                    depth: depth + 1,
-                    via: file,
-                    kind: edge.kind,
-                    outward: edge.outward,
-                });
+            }
+            if found.len() >= JUDGED_AT_ONCE || i + 1 == level.len() {
+                let files: Vec<FileId> = found.iter().map(|reached| reached.file).collect();
+                let visible = sight.sees(&files);
+                let shown = found.drain(..).zip(visible).filter(|(_, visible)| *visible);
+                walk.reached.extend(shown.map(|(reached, _)| reached));
+            }
+            if walk.reached.len() > bounds.files {
+                walk.reached.truncate(bounds.files);
+                walk.truncated = true;
+                return Ok(walk);
             }
         }
-        match walk.reached.get(next) {
-            Some(reached) => at = (reached.file, reached.depth),
-            None => return Ok(walk),
+        level = walk.reached[begun..].iter().map(|reached| reached.file).collect();
+        if level.is_empty() {
+            break;
         }
-        next += 1;
     }
+    Ok(walk)
 }
 
-/// A shortest way from one file to another, as the files on it with both ends, or `None` if there is none within
-/// `files_max` visited files. Two searches meet, each going on where fewer files wait.
+/// A shortest way from one file to another through files that `sight` shows: its steps in order, none when both are
+/// one file; or `None` if there is no way within `files_max` visited files. Two searches meet, each going on where
+/// fewer files wait.
 pub fn shortest_path(
     rows: &Rows<'_>,
-    from: FileId,
-    to: FileId,
+    (from, to): (FileId, FileId),
     kind: Option<&str>,
     direction: Direction,
     files_max: usize,
-) -> Result<Option<Vec<FileId>>> {
+    sight: &mut dyn Sight,
+) -> Result<Option<Vec<Reached>>> {
     if from == to {
-        return Ok(Some(vec![from]));
+        return Ok(Some(Vec::new()));
     }
     let backward = match direction {
         Direction::Out => Direction::In,
@@ -120,29 +132,33 @@ pub fn shortest_path(
     let mut ahead = Front::new(from);
     let mut behind = Front::new(to);
     while !ahead.waiting.is_empty() && !behind.waiting.is_empty() {
-        if ahead.from.len() + behind.from.len() > files_max {
+        if ahead.steps.len() + behind.steps.len() > files_max {
             return Ok(None);
         }
-        let forward = ahead.waiting.len() <= behind.waiting.len();
-        let (front, other, way) = if forward {
-            (&mut ahead, &behind, direction)
+        let meeting = if ahead.waiting.len() <= behind.waiting.len() {
+            ahead.advance(rows, kind, direction, &behind, sight)?
         } else {
-            (&mut behind, &ahead, backward)
+            behind.advance(rows, kind, backward, &ahead, sight)?
         };
-        if let Some(meeting) = front.advance(rows, kind, way, other)? {
-            let mut way = ahead.trail(meeting);
-            way.reverse();
-            way.extend(behind.trail(meeting).into_iter().skip(1));
-            return Ok(Some(way));
+        if let Some(meeting) = meeting {
+            return Ok(Some(ahead.joined(&behind, meeting)));
         }
     }
     Ok(None)
 }
 
+/// How a search came to a file.
+struct Step {
+    via: FileId,
+    kind: String,
+    outward: bool,
+}
+
 /// One of the two searches.
 struct Front {
-    /// Files that were reached, and from where; the start from itself.
-    from: HashMap<FileId, FileId>,
+    start: FileId,
+    /// How each file was reached, but for the start.
+    steps: HashMap<FileId, Step>,
     /// Files reached by the last step.
     waiting: Vec<FileId>,
 }
@@ -150,9 +166,14 @@ struct Front {
 impl Front {
     fn new(start: FileId) -> Front {
         Front {
-            from: HashMap::from([(start, start)]),
+            start,
+            steps: HashMap::new(),
             waiting: vec![start],
         }
+    }
+
+    fn has(&self, file: FileId) -> bool {
+        file == self.start || self.steps.contains_key(&file)
     }
 
     /// One whole step in every direction. Gives a file at which the other search has been too: all such files of one
@@ -163,35 +184,65 @@ impl Front {
         kind: Option<&str>,
         way: Direction,
         other: &Front,
+        sight: &mut dyn Sight,
     ) -> Result<Option<FileId>> {
-        for file in std::mem::take(&mut self.waiting) {
-            for edge in rows.edges(file, kind, way, EDGES_MAX)? {
-                if self.from.contains_key(&edge.file) {
-                    continue;
+        let mut found: Vec<(FileId, Step)> = Vec::new();
+        let mut seen = HashSet::new();
+        for via in std::mem::take(&mut self.waiting) {
+            for edge in rows.edges(via, kind, way, EDGES_MAX)? {
+                if !self.has(edge.file) && seen.insert(edge.file) {
+                    let (kind, outward) = (edge.kind, edge.outward);
+                    found.push((edge.file, Step { via, kind, outward }));
                 }
-                self.from.insert(edge.file, file);
-                if other.from.contains_key(&edge.file) {
-                    return Ok(Some(edge.file));
-                }
-                self.waiting.push(edge.file);
             }
         }
-        Ok(None)
+        let files: Vec<FileId> = found.iter().map(|(file, _)| *file).collect();
+        let mut meeting = None;
+        for ((file, step), visible) in found.into_iter().zip(sight.sees(&files)) {
+            if visible {
+                if meeting.is_none() && other.has(file) {
+                    meeting = Some(file);
+                }
+                self.steps.insert(file, step);
+                self.waiting.push(file);
+            }
+        }
+        Ok(meeting)
     }
 
-    /// From a file back to the start.
-    fn trail(&self, mut file: FileId) -> Vec<FileId> {
-        let mut trail = vec![file];
-        while self.from[&file] != file {
-            file = self.from[&file];
-            trail.push(file);
+    /// The way from this search's start over the meeting to the other's.
+    fn joined(&self, other: &Front, meeting: FileId) -> Vec<Reached> {
+        let mut way = Vec::new();
+        let mut file = meeting;
+        while let Some(step) = self.steps.get(&file) {
+            way.push(reached(file, step.via, &step.kind, step.outward));
+            file = step.via;
         }
-        trail
+        way.reverse();
+        let mut file = meeting;
+        while let Some(step) = other.steps.get(&file) {
+            // The other search went against the way.
+            way.push(reached(step.via, file, &step.kind, !step.outward));
+            file = step.via;
+        }
+        (1..).zip(&mut way).for_each(|(depth, step)| step.depth = depth);
+        way
+    }
+}
+
+fn reached(file: FileId, via: FileId, kind: &str, outward: bool) -> Reached {
+    Reached {
+        file,
+        depth: 0,
+        via,
+        kind: kind.to_owned(),
+        outward,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Everything;
     use super::*;
     use crate::store::Store;
     use crate::store::relations::{Relation, Target};
@@ -224,7 +275,7 @@ mod tests {
     ) -> (Vec<(u64, u32)>, bool) {
         let bounds = Bounds { depth, files };
         let walk = store
-            .read(|rows| neighbours(rows, FileId(1), kind, direction, bounds))
+            .read(|rows| neighbours(rows, FileId(1), kind, direction, bounds, &mut Everything))
             .unwrap();
         (
             walk.reached.iter().map(|r| (r.file.0, r.depth)).collect(),
@@ -273,9 +324,15 @@ mod tests {
         ]);
         let way = |from, to, kind, direction, files| {
             store
-                .read(|rows| shortest_path(rows, FileId(from), FileId(to), kind, direction, files))
+                .read(|rows| {
+                    let ends = (FileId(from), FileId(to));
+                    shortest_path(rows, ends, kind, direction, files, &mut Everything)
+                })
                 .unwrap()
-                .map(|way| way.iter().map(|file| file.0).collect::<Vec<_>>())
+                .map(|way| {
+                    let steps = way.iter().map(|step| step.file.0);
+                    std::iter::once(from).chain(steps).collect::<Vec<_>>()
+                })
         };
         assert_eq!(way(1, 4, None, Direction::Out, 99), Some(vec![1, 5, 4]));
         assert_eq!(way(1, 4, Some("a"), Direction::Out, 99), Some(vec![1, 2, 3, 4]));
@@ -298,13 +355,70 @@ mod tests {
             .collect();
         for to in 2..62u64 {
             let way = store
-                .read(|rows| shortest_path(rows, FileId(1), FileId(to), None, Direction::Out, 999))
+                .read(|rows| {
+                    let ends = (FileId(1), FileId(to));
+                    shortest_path(rows, ends, None, Direction::Out, 999, &mut Everything)
+                })
                 .unwrap();
             assert_eq!(
-                way.map(|way| way.len() as u32 - 1),
+                way.map(|way| way.len() as u32),
                 depths.get(&to).copied(),
                 "to {to}"
             );
         }
+    }
+
+    #[test]
+    fn the_steps_of_a_way_say_which_relation_was_followed_and_whether_forwards() {
+        let (_dir, store) = graph(&[
+            (1, "cites", 2),
+            (3, "quotes", 2),
+            (3, "cites", 4),
+            (5, "cites", 4),
+        ]);
+        let way = store
+            .read(|rows| {
+                let ends = (FileId(1), FileId(5));
+                shortest_path(rows, ends, None, Direction::Both, 99, &mut Everything)
+            })
+            .unwrap()
+            .unwrap();
+        let steps: Vec<_> = way
+            .iter()
+            .map(|s| (s.depth, s.via.0, s.kind.as_str(), s.outward, s.file.0))
+            .collect();
+        assert_eq!(
+            steps,
+            [
+                (1, 1, "cites", true, 2),
+                (2, 2, "quotes", false, 3),
+                (3, 3, "cites", true, 4),
+                (4, 4, "cites", false, 5)
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_hidden_is_neither_shown_nor_walked_through() {
+        struct Without(u64);
+        impl Sight for Without {
+            fn sees(&mut self, files: &[FileId]) -> Vec<bool> {
+                files.iter().map(|file| file.0 != self.0).collect()
+            }
+        }
+        let (_dir, store) = graph(&[(1, "a", 2), (2, "a", 3), (1, "a", 4), (4, "a", 5), (5, "a", 3)]);
+        let bounds = Bounds { depth: 2, files: 9 };
+        let sight = &mut Without(2);
+        let (walk, way) = store
+            .read(|rows| {
+                let walk = neighbours(rows, FileId(1), None, Direction::Out, bounds, sight)?;
+                let ends = (FileId(1), FileId(3));
+                Ok((walk, shortest_path(rows, ends, None, Direction::Out, 99, sight)?))
+            })
+            .unwrap();
+        let files: Vec<_> = walk.reached.iter().map(|r| r.file.0).collect();
+        assert_eq!(files, [4, 5]);
+        let way: Vec<_> = way.unwrap().iter().map(|r| r.file.0).collect();
+        assert_eq!(way, [4, 5, 3], "the shorter way leads through what is hidden");
     }
 }

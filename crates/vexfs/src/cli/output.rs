@@ -24,6 +24,19 @@ pub(crate) struct Format {
 /// Prints an answer (the JSON of the API). Paths are shown below `shown`, the path that the user gave; `scope` is the
 /// same place below the root of the mount.
 pub(crate) fn print(answer: &Value, format: &Format, scope: &Path, shown: &Path) -> io::Result<()> {
+    print_lines(answer, format, &|hit| shown_path(hit, scope, shown), &write_hit)
+}
+
+/// Writes a hit for a person.
+pub(crate) type Line = dyn Fn(&mut dyn Write, &Value, &Path, &Colours) -> io::Result<()>;
+
+/// Prints an answer: for programs as it is, in a pipe the paths, as `path` gives them, on a terminal a `line` a hit.
+pub(crate) fn print_lines(
+    answer: &Value,
+    format: &Format,
+    path: &dyn Fn(&Value) -> PathBuf,
+    line: &Line,
+) -> io::Result<()> {
     let stdout = io::stdout();
     let terminal = stdout.is_terminal();
     let mut out = io::BufWriter::new(stdout.lock());
@@ -32,14 +45,14 @@ pub(crate) fn print(answer: &Value, format: &Format, scope: &Path, shown: &Path)
         return out.flush();
     }
     for hit in answer["hits"].as_array().into_iter().flatten() {
-        let path = shown_path(hit, scope, shown);
+        let path = path(hit);
         if format.jsonl {
             writeln!(out, "{hit}")?;
         } else if format.null {
             out.write_all(path.as_os_str().as_bytes())?;
             out.write_all(b"\0")?;
         } else if terminal {
-            write_hit(&mut out, hit, &path, colours())?;
+            line(&mut out, hit, &path, &colours())?;
         } else {
             out.write_all(path.as_os_str().as_bytes())?;
             out.write_all(b"\n")?;
@@ -59,7 +72,7 @@ fn shown_path(hit: &Value, scope: &Path, shown: &Path) -> PathBuf {
     }
 }
 
-fn exact_path(hit: &Value) -> PathBuf {
+pub(crate) fn exact_path(hit: &Value) -> PathBuf {
     match hit["path_hex"].as_str() {
         Some(hex) => {
             let bytes: Vec<u8> = hex
@@ -73,15 +86,16 @@ fn exact_path(hit: &Value) -> PathBuf {
     }
 }
 
-struct Colours {
-    score: &'static str,
-    path: &'static str,
-    line: &'static str,
-    stale: &'static str,
-    off: &'static str,
+/// Sequences that colour what follows; empty ones where `NO_COLOR` says so.
+pub(crate) struct Colours {
+    pub(crate) score: &'static str,
+    pub(crate) path: &'static str,
+    pub(crate) line: &'static str,
+    pub(crate) stale: &'static str,
+    pub(crate) off: &'static str,
 }
 
-fn colours() -> Colours {
+pub(crate) fn colours() -> Colours {
     if std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
         return Colours {
             score: "",
@@ -101,7 +115,7 @@ fn colours() -> Colours {
 }
 
 /// `score path:line snippet`, the snippet cut to a line.
-fn write_hit(out: &mut impl Write, hit: &Value, path: &Path, c: Colours) -> io::Result<()> {
+fn write_hit(out: &mut dyn Write, hit: &Value, path: &Path, c: &Colours) -> io::Result<()> {
     let name = vexfs_core::query::answer::path_text(path);
     let score = hit["score"].as_f64().unwrap_or(0.0);
     write!(out, "{}{score:.3}{} {}{name}{}", c.score, c.off, c.path, c.off)?;

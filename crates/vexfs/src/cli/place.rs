@@ -23,6 +23,8 @@ pub(crate) struct Found {
     pub(crate) client: Client,
     /// The path below the root of the mount or directory.
     pub(crate) below_root: PathBuf,
+    /// The root, absolute.
+    pub(crate) root: PathBuf,
     /// Keeps the store of an unmounted directory open for the time of the command.
     _unmounted: Option<Unmounted>,
 }
@@ -42,6 +44,62 @@ impl At {
     }
 }
 
+impl Found {
+    /// A path that may not exist, below the root; one outside of it stays absolute. `at` is where it was given.
+    pub(crate) fn below(&self, at: &At, path: &Path) -> Result<PathBuf, Failure> {
+        let given = at.directory.as_deref().unwrap_or(Path::new(".")).join(path);
+        let full = std::path::absolute(&given).map_err(|e| Failure::from_io(&e, path))?;
+        let full = without_dots(&full);
+        let below = match full.strip_prefix(&self.root) {
+            Ok(below) => below,
+            // The way to it may lead through a link into the tree.
+            Err(_) => match std::fs::canonicalize(&given) {
+                Ok(real) => return Ok(real.strip_prefix(&self.root).unwrap_or(&real).to_owned()),
+                Err(_) => &full,
+            },
+        };
+        Ok(below.to_owned())
+    }
+
+    /// A path below the root as the user would write it, who gave `like` for another.
+    pub(crate) fn shown(&self, below_root: &Path, like: &Path, at: &At) -> PathBuf {
+        if at.directory.is_some() || below_root.is_absolute() {
+            return below_root.to_owned();
+        }
+        let full = self.root.join(below_root);
+        let here = std::env::current_dir().unwrap_or_default();
+        match full.strip_prefix(&here) {
+            Ok(below) if like.is_relative() => below.to_owned(),
+            _ => full,
+        }
+    }
+}
+
+/// A path for a request, which is JSON and cannot hold other bytes than UTF-8.
+pub(crate) fn text(path: &Path) -> Result<&str, Failure> {
+    path.to_str().ok_or_else(|| {
+        let name = vexfs_core::query::answer::path_text(path);
+        Failure::usage(format!(
+            "{name} is not UTF-8; the control directory takes any name"
+        ))
+    })
+}
+
+/// `.` and `..` worked out by name alone.
+fn without_dots(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            std::path::Component::CurDir => {}
+            std::path::Component::ParentDir => {
+                plain.pop();
+            }
+            part => plain.push(part),
+        }
+    }
+    plain
+}
+
 fn in_directory(directory: &Path, path: &Path) -> Result<Found, Failure> {
     let full = directory.join(path);
     // A mounted directory is answered by its daemon, whichever way it is named.
@@ -58,6 +116,7 @@ fn in_directory(directory: &Path, path: &Path) -> Result<Found, Failure> {
     Ok(Found {
         client: Client::new(unmounted.socket()),
         below_root,
+        root,
         _unmounted: Some(unmounted),
     })
 }
@@ -83,10 +142,13 @@ fn in_mount(path: &Path) -> Result<Option<Found>, Failure> {
         )));
     };
     let mut below_root = PathBuf::from(scope);
+    let root = dir.ancestors().nth(below_root.components().count());
+    let root = root.unwrap_or(dir).to_owned();
     below_root.extend(name);
     Ok(Some(Found {
         client: Client::new(socket.into()),
         below_root,
+        root,
         _unmounted: None,
     }))
 }

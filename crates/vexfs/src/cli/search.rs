@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::failure::{Failure, NO_HITS};
 use super::output::{self, Format};
-use super::place::{At, Found};
+use super::place::{At, Found, text};
 
 /// Find files by meaning, word and attribute
 #[derive(Args, Debug)]
@@ -71,7 +71,7 @@ struct Ranking {
     /// Number of files
     #[arg(short = 'k', long = "top", value_name = "N")]
     k: Option<usize>,
-    /// hybrid, vec or text
+    /// hybrid, vec, text or rel
     #[arg(long)]
     mode: Option<String>,
     /// The space of vectors to search in
@@ -111,18 +111,18 @@ impl Freshness {
     }
 }
 
-fn body(found: &Found, ranking: &Ranking, fresh: &Freshness) -> Value {
-    json!({
-        "path": found.below_root,
+fn body(found: &Found, ranking: &Ranking, fresh: &Freshness) -> Result<Value, Failure> {
+    Ok(json!({
+        "path": text(&found.below_root)?,
         "options": ranking.component(),
         "require_fresh": fresh.require_fresh,
         "wait_ms": fresh.wait_ms(),
-    })
+    }))
 }
 
 pub(crate) fn search(args: &SearchArgs) -> Result<u8, Failure> {
     let found = args.at.find(&args.path)?;
-    let mut body = body(&found, &args.ranking, &args.fresh);
+    let mut body = body(&found, &args.ranking, &args.fresh)?;
     body["query"] = json!(args.query);
     list(&found, &body, &args.format, &args.path)
 }
@@ -137,8 +137,8 @@ pub(crate) fn like(args: &LikeArgs) -> Result<u8, Failure> {
             args.path.display()
         ))
     })?;
-    let mut body = body(&found, &args.ranking, &args.fresh);
-    body["like"] = json!(below);
+    let mut body = body(&found, &args.ranking, &args.fresh)?;
+    body["like"] = json!(text(below)?);
     list(&found, &body, &args.format, &args.path)
 }
 
@@ -156,7 +156,7 @@ fn list(found: &Found, body: &Value, format: &Format, shown: &std::path::Path) -
 
 pub(crate) fn ask(args: &AskArgs) -> Result<u8, Failure> {
     let found = args.at.find(&args.path)?;
-    let mut body = body(&found, &args.ranking, &args.fresh);
+    let mut body = body(&found, &args.ranking, &args.fresh)?;
     body["query"] = json!(args.query);
     let answer = found.client.post("/v1/ask", &body)?;
     let mut out = std::io::stdout().lock();

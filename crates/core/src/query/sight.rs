@@ -1,0 +1,67 @@
+//! What one caller may know of, for the time of a request: asked of the kernel once a file.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+
+use super::access::readable;
+use crate::fs::ops::Caller;
+use crate::ids::FileId;
+use crate::relation::Sight;
+use crate::store::Store;
+
+/// The sight of a caller: files that they may read, under a name that they may reach.
+pub(crate) struct CallersSight<'a> {
+    store: &'a Store,
+    root: BorrowedFd<'a>,
+    caller: &'a Caller,
+    known: HashMap<FileId, Option<PathBuf>>,
+}
+
+impl<'a> CallersSight<'a> {
+    /// `root` is the backing directory.
+    pub(crate) fn new(store: &'a Store, root: BorrowedFd<'a>, caller: &'a Caller) -> CallersSight<'a> {
+        CallersSight {
+            store,
+            root,
+            caller,
+            known: HashMap::new(),
+        }
+    }
+
+    /// Asks about those of the files that nothing is known of yet, all at once.
+    pub(crate) fn look(&mut self, files: impl Iterator<Item = FileId>) {
+        let (mut asked, mut paths) = (Vec::new(), Vec::new());
+        {
+            let mirror = self.store.mirror();
+            for file in files {
+                if let Entry::Vacant(entry) = self.known.entry(file) {
+                    entry.insert(None);
+                    for path in mirror.paths(file) {
+                        asked.push(file);
+                        paths.push(path);
+                    }
+                }
+            }
+        }
+        let readable = readable(self.root, self.caller, &paths);
+        for ((file, path), readable) in asked.into_iter().zip(paths).zip(readable) {
+            if let (true, Some(known @ None)) = (readable, self.known.get_mut(&file)) {
+                *known = Some(path);
+            }
+        }
+    }
+
+    /// A path under which the caller may read a file that was looked at; none of those that they may not.
+    pub(crate) fn path(&self, file: FileId) -> Option<&Path> {
+        self.known.get(&file)?.as_deref()
+    }
+}
+
+impl Sight for CallersSight<'_> {
+    fn sees(&mut self, files: &[FileId]) -> Vec<bool> {
+        self.look(files.iter().copied());
+        files.iter().map(|file| self.path(*file).is_some()).collect()
+    }
+}
