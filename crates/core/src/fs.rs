@@ -25,7 +25,8 @@ mod watch;
 mod xattr;
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -161,6 +162,21 @@ impl Stack {
         let mount = self.mounts.by_device(key.dev)?;
         let ino = self.mounts.known_ino(mount, key.ino)?;
         self.table.get(ino).map(|node| node.ino)
+    }
+
+    /// Where a directory that the kernel knows stands now, below the root; the backing filesystem tells it. None if
+    /// it is deleted.
+    pub fn path_of(&self, key: NodeKey) -> Option<PathBuf> {
+        let place = |node: &Arc<Node>| {
+            let fd = self.fd(node).ok()?;
+            let stat = stat::stat_fd(&fd).ok()?;
+            let path = std::fs::read_link(lookup::proc_path(fd.as_fd())).ok()?;
+            (stat.stx_nlink > 0).then_some(path)
+        };
+        let directory = self.node(self.ino_of(key)?).ok()?;
+        let root = self.node(Ino::ROOT).ok()?;
+        let path = place(&directory)?.strip_prefix(place(&root)?).ok()?.to_owned();
+        Some(path)
     }
 
     /// Inodes that the kernel knows.

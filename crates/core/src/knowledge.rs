@@ -25,6 +25,7 @@ use vexfs_vector::{Database, Measure, Options as VectorOptions, Space, SpaceConf
 
 use crate::change::ChangeSink;
 use crate::error::{Error, Result};
+use crate::fs::Stack;
 use crate::fs::ops::Caller;
 use crate::ids::NodeKey;
 use crate::metrics::Metrics;
@@ -50,6 +51,9 @@ const SAVED: &str = "query";
 
 /// With `index=sync`, how long a close waits at most.
 const SYNC_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// How long a search in a directory that was just made waits for the catalog to hear of it.
+const NEW_DIRECTORY_WAIT: Duration = Duration::from_millis(500);
 
 /// How long a manual index may take to catch up before it is held again.
 const MANUAL_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -81,6 +85,12 @@ pub enum IndexMode {
     Manual,
 }
 
+/// The mount that the store belongs to.
+struct Mount {
+    metrics: Arc<Metrics>,
+    stack: Arc<Stack>,
+}
+
 /// What is known of the files of one backing directory.
 pub struct Knowledge {
     options: KnowledgeOptions,
@@ -90,7 +100,7 @@ pub struct Knowledge {
     spaces: Arc<ToldSpaces>,
     root: OwnedFd,
     started: Instant,
-    mount: OnceLock<Arc<Metrics>>,
+    mount: OnceLock<Mount>,
 }
 
 /// The relations that follow from a file's text.
@@ -154,7 +164,12 @@ impl Knowledge {
         if !request.fresh.wait.is_zero() {
             self.indexer.wait_idle(request.fresh.wait);
         }
-        let answer = self.searcher.search(request)?;
+        if request.scope.is_some_and(|scope| !self.is_catalogued(scope)) {
+            self.indexer.wait_seen(NEW_DIRECTORY_WAIT);
+        }
+        let mut answer = self.searcher.search(request)?;
+        let status = self.indexer.status();
+        answer.pending = status.pending.max(u64::from(status.scanning));
         if request.fresh.require && (answer.pending > 0 || !self.indexer.wait_idle(Duration::ZERO)) {
             return Err(Error::NotFresh {
                 pending: answer.pending,
@@ -163,15 +178,20 @@ impl Knowledge {
         Ok(answer)
     }
 
+    fn is_catalogued(&self, directory: NodeKey) -> bool {
+        self.store.mirror().id_of(directory).is_some()
+    }
+
     /// Waits until every change that was seen is searchable. False when the time ran out first.
     pub fn wait_idle(&self, timeout: Duration) -> bool {
         self.indexer.wait_idle(timeout)
     }
 
-    /// The counters of the mount, from which the status tells whether passthrough is on.
-    pub fn set_mount(&self, metrics: Arc<Metrics>) {
+    /// The mount: its counters tell whether passthrough is on, its tree where a directory stands that the catalog
+    /// does not know.
+    pub fn set_mount(&self, metrics: Arc<Metrics>, stack: Arc<Stack>) {
         // There is one mount to a store.
-        let _ = self.mount.set(metrics);
+        let _ = self.mount.set(Mount { metrics, stack });
     }
 
     /// How fresh the index is.
@@ -198,7 +218,7 @@ impl Knowledge {
             socket: self.options.socket.clone(),
             simd: Kernels::get().simd().name(),
             uptime_s: self.started.elapsed().as_secs(),
-            passthrough: self.mount.get().map(|metrics| metrics.passthrough.get() != 0),
+            passthrough: self.mount.get().map(|mount| mount.metrics.passthrough.get() != 0),
         }
     }
 
@@ -304,11 +324,16 @@ impl Knowledge {
         }
     }
 
-    /// The path of a directory of the catalog below the root.
+    /// The path of a directory below the root, also of one that is kept out of the catalog or not in it yet.
     pub fn directory_path(&self, directory: NodeKey) -> Result<PathBuf> {
-        let mirror = self.store.mirror();
-        let path = mirror.id_of(directory).and_then(|id| mirror.path(id));
-        path.ok_or_else(|| Error::NotFound("the directory, in the catalog,".into()))
+        let known = {
+            let mirror = self.store.mirror();
+            mirror.id_of(directory).and_then(|id| mirror.path(id))
+        };
+        let asked = || self.mount.get()?.stack.path_of(directory);
+        known
+            .or_else(asked)
+            .ok_or_else(|| Error::NotFound("the directory".into()))
     }
 
     /// The directory at a path below the root, for a caller who may search it.

@@ -147,7 +147,7 @@ pub(crate) fn compose(place: &Place, options: &MountOptions, search: Option<&Ser
     let stack = Arc::new(Stack::new(root, stack_options, changes)?);
     let metrics = Arc::new(Metrics::new());
     let control = search.map(|search| {
-        search.knowledge().set_mount(metrics.clone());
+        search.knowledge().set_mount(metrics.clone(), stack.clone());
         let render = Engine::new(stack.clone(), None, metrics.clone());
         let prometheus = move || {
             let mut text = String::new();

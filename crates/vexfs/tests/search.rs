@@ -162,6 +162,29 @@ fn the_control_directory_is_looked_up_everywhere_and_listed_nowhere() {
 }
 
 #[test]
+fn a_directory_that_is_new_or_kept_out_has_its_control_directory_too() {
+    let mount = Mounted::with(&NOTES, &[]);
+    for path in ["fresh", ".hidden", "bikes/deeper"] {
+        std::fs::create_dir(mount.join(path)).unwrap();
+        assert!(
+            mount
+                .read(&format!("{path}/.vexfs/status"))
+                .contains("generation")
+        );
+        let status: serde_json::Value =
+            serde_json::from_str(&mount.read(&format!("{path}/.vexfs/status.json"))).unwrap();
+        assert_eq!(status["scope"], path);
+        assert_eq!(
+            mount.ls(&format!("{path}/.vexfs/search/brakes/")),
+            ["results.jsonl"]
+        );
+        std::fs::rename(mount.join(path), mount.join(format!("{path}.moved"))).unwrap();
+        let ask = mount.read(&format!("{path}.moved/.vexfs/ask/brakes"));
+        assert!(ask.contains("0 hits"), "{ask}");
+    }
+}
+
+#[test]
 fn the_command_line_answers_in_forms_for_people_and_programs() {
     let mount = Mounted::with(&NOTES, &[]);
     mount.settle();

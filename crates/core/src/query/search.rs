@@ -107,7 +107,9 @@ impl Searcher {
             ),
             What::Vector { .. } => ("vector".to_owned(), Query::default()),
         };
-        let scope = self.scope(request)?;
+        let Some(scope) = self.scope(request)? else {
+            return Ok(self.answer(title, Vec::new(), false, started));
+        };
         let snapshot = self.words.snapshot();
         let readable = |path: &Path| self.readable_file(request.caller, path);
         let sieve = Sieve::new(&query, scope, &self.store, &snapshot, &readable)?;
@@ -125,26 +127,29 @@ impl Searcher {
         let hits = kept
             .map(|(file, path)| self.hydrate(file, path, &snapshot))
             .collect::<Result<Vec<_>>>()?;
-        let counts = self.store.mirror().counts();
-        Ok(Answer {
-            query: title,
+        Ok(self.answer(title, hits, truncated, started))
+    }
+
+    fn answer(&self, query: String, hits: Vec<Hit>, truncated: bool, started: Instant) -> Answer {
+        Answer {
+            query,
             generation: self.store.generation(),
-            pending: counts.pending,
+            pending: self.store.mirror().counts().pending,
             took: started.elapsed(),
             truncated,
             hits,
-        })
+        }
     }
 
-    /// The directory to search below, by its id; none for the whole tree.
-    fn scope(&self, request: &Request<'_>) -> Result<Option<FileId>> {
+    /// The directory to search below, by its id; `Some(None)` for the whole tree, none for a directory of which the
+    /// catalog knows nothing: it is kept out, or new.
+    fn scope(&self, request: &Request<'_>) -> Result<Option<Option<FileId>>> {
         let mirror = self.store.mirror();
         let mut scope = match request.scope {
-            Some(key) => Some(
-                mirror
-                    .id_of(key)
-                    .ok_or(Error::NotFound("the directory, in the catalog,".into()))?,
-            ),
+            Some(key) => match mirror.id_of(key) {
+                Some(id) => Some(id),
+                None => return Ok(None),
+            },
             None => None,
         };
         if let Some(within) = &request.options.within {
@@ -153,7 +158,7 @@ impl Searcher {
             let id = self.store.read(|rows| rows.resolve(&base.join(within)))?;
             scope = Some(id.ok_or_else(|| Error::NotFound(within.clone()))?);
         }
-        Ok(scope.filter(|&scope| scope != crate::store::file::ROOT))
+        Ok(Some(scope.filter(|&scope| scope != crate::store::file::ROOT)))
     }
 
     fn asked(&self, request: &Request<'_>, query: &Query, scope: Option<FileId>) -> Result<Asked> {

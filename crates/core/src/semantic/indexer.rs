@@ -301,6 +301,11 @@ impl Indexer {
         }
     }
 
+    /// Waits until the catalog has heard of every change that was reported so far. Returns whether it was in time.
+    pub fn wait_seen(&self, timeout: Duration) -> bool {
+        self.shared.inbox.wait_settled(deadline(timeout))
+    }
+
     /// Waits until all changes of a file that were reported so far can be found, for `index=sync`. Returns whether
     /// they can; a file that is kept out, or is gone, counts as done.
     pub fn wait_file(&self, node: NodeKey, timeout: Duration) -> bool {
