@@ -2,13 +2,17 @@
 //! up, and the verbs over them. The control directory, the API and the command line all call these verbs.
 
 mod attributes;
+pub mod export;
 mod feed;
+pub mod grep;
 mod passage_vectors;
 pub mod related;
 pub mod relations;
 pub mod saved;
 mod status;
 mod vector_value;
+pub mod vectors;
+pub mod verify;
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};

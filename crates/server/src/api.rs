@@ -1,7 +1,9 @@
 //! The routes. Paths in requests are below the root of the mount; a body or query that is malformed is refused with
 //! what was expected.
 
+mod contents;
 mod relations;
+mod vectors;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,7 +38,9 @@ pub(crate) fn routes(knowledge: Arc<Knowledge>) -> Router {
         .route("/v1/index/rebuild", post(rebuild))
         .route("/v1/xattr", get(xattr_get).put(xattr_set).delete(xattr_remove))
         .route("/v1/xattrs", get(xattr_list))
+        .merge(contents::routes())
         .merge(relations::routes())
+        .merge(vectors::routes())
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(knowledge)
 }

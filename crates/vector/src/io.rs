@@ -261,6 +261,28 @@ pub fn export(
     Ok(total)
 }
 
+/// Writes vectors of `dim` components that stand one after another, in a format without ids.
+pub fn write(format: Format, dim: usize, vectors: &[f32], out: &mut dyn Write) -> Result<()> {
+    let failed = |e| Error::io("write", Path::new("the export"), e);
+    match format {
+        Format::Npy => {
+            let rows = vectors.len().checked_div(dim).unwrap_or(0);
+            npy::write_header(out, rows as u64, dim)
+                .and_then(|()| out.write_all(bytemuck::cast_slice(vectors)))
+                .map_err(failed)
+        }
+        Format::Fvecs => {
+            let mut rows = vectors.chunks_exact(dim.max(1));
+            rows.try_for_each(|row| vecs::write(out, row)).map_err(failed)
+        }
+        Format::RawF32 { .. } => out.write_all(bytemuck::cast_slice(vectors)).map_err(failed),
+        Format::Ivecs | Format::JsonLines => Err(Error::BadConfig(format!(
+            "vectors alone are not written as {}",
+            format.name()
+        ))),
+    }
+}
+
 /// Fills `bytes`; `false` if the input ends before the first of them. An end in the middle is an error.
 fn fill(input: &mut dyn BufRead, bytes: &mut [u8], format: &'static str, row: u64) -> Result<bool> {
     let mut filled = 0;

@@ -158,6 +158,19 @@ impl Run {
     }
 }
 
+/// The command `vexfs bench`: what `performance_benchmark` does with these words.
+pub fn command(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let words: Vec<OsString> = std::iter::once("vexfs bench".into()).chain(words).collect();
+    let plain: Vec<String> = words
+        .iter()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    if vectors::reads(&plain) {
+        return vectors::run(&words);
+    }
+    run(words)
+}
+
 /// Runs the benchmark as the command line says and gives the exit code: 0; 1 when it is slower than the
 /// baseline; 2 for wrong usage, or when a part failed.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {

@@ -1,8 +1,13 @@
 //! The command line: one file a family of commands.
 
 mod attributes;
+mod check;
 pub(crate) mod client;
+mod completions;
+mod doctor;
+mod export;
 pub(crate) mod failure;
+mod grep;
 mod index;
 mod mount;
 mod mounts;
@@ -10,8 +15,10 @@ mod output;
 mod place;
 mod relations;
 mod search;
+mod spaces;
 mod top;
 mod umount;
+mod vectors;
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
@@ -38,6 +45,7 @@ enum Command {
     Search(search::SearchArgs),
     Ask(search::AskArgs),
     Like(search::LikeArgs),
+    Grep(grep::GrepArgs),
     Status(index::StatusArgs),
     #[command(subcommand)]
     Index(index::IndexCommand),
@@ -47,7 +55,25 @@ enum Command {
     Relate(relations::RelateArgs),
     Unrelate(relations::UnrelateArgs),
     Related(relations::RelatedArgs),
+    #[command(subcommand)]
+    Space(spaces::SpaceCommand),
     Top(top::TopArgs),
+    Check(check::CheckArgs),
+    Doctor(doctor::DoctorArgs),
+    Export(export::ExportArgs),
+    #[cfg(feature = "bench")]
+    Bench(BenchArgs),
+    Completions(completions::CompletionsArgs),
+}
+
+/// Measure, as performance_benchmark does: --help says what
+#[cfg(feature = "bench")]
+#[derive(clap::Args, Debug)]
+#[command(disable_help_flag = true)]
+struct BenchArgs {
+    /// The words of performance_benchmark
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<OsString>,
 }
 
 /// Runs one command and gives its exit code.
@@ -72,6 +98,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Search(args) => ended(search::search(&args)),
         Command::Ask(args) => ended(search::ask(&args)),
         Command::Like(args) => ended(search::like(&args)),
+        Command::Grep(args) => ended(grep::grep(&args)),
         Command::Status(args) => ended(index::status(&args)),
         Command::Index(command) => ended(index::index(&command)),
         Command::Vec(command) => ended(attributes::vec(&command)),
@@ -79,7 +106,17 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Relate(args) => ended(relations::relate(&args)),
         Command::Unrelate(args) => ended(relations::unrelate(&args)),
         Command::Related(args) => ended(relations::related(&args)),
+        Command::Space(command) => ended(spaces::space(&command)),
         Command::Top(args) => ended(top::top(&args)),
+        Command::Check(args) => ended(check::check(&args)),
+        Command::Doctor(args) => ended(doctor::doctor(&args)),
+        Command::Export(args) => ended(export::export(&args)),
+        #[cfg(feature = "bench")]
+        Command::Bench(args) => crate::bench::command(args.words),
+        Command::Completions(args) => {
+            let command = <Cli as clap::CommandFactory>::command();
+            ended(completions::completions(&args, command))
+        }
     }
 }
 

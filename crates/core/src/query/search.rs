@@ -398,6 +398,31 @@ impl Searcher {
         Ok(files)
     }
 
+    /// The files in a directory, or the one file, that meet a query of conditions alone. Whether the caller may read
+    /// them is not asked.
+    pub(crate) fn passing(&self, caller: &Caller, conditions: &str, scope: FileId) -> Result<Vec<FileId>> {
+        let query = parse(conditions)?;
+        if let Some(term) = query
+            .groups
+            .iter()
+            .find(|group| !group.decides())
+            .and_then(|group| group.terms.first())
+        {
+            return Err(Error::Query {
+                at: term.at,
+                what: "a term that only ranks".into(),
+                expected: "conditions: filters, \"phrases\", -words".into(),
+            });
+        }
+        let readable = |path: &Path| self.readable_file(caller, path);
+        let snapshot = self.words.snapshot();
+        let scope = Some(scope).filter(|&scope| scope != crate::store::file::ROOT);
+        let sieve = Sieve::new(&query, scope, &self.store, &snapshot, &readable)?;
+        let mirror = self.store.mirror();
+        let files = mirror.iter().map(|(id, _)| id);
+        Ok(files.filter(|id| sieve.passes(&mirror, *id)).collect())
+    }
+
     /// What the caller may know of.
     pub(crate) fn sight<'s>(&'s self, caller: &'s Caller) -> CallersSight<'s> {
         CallersSight::new(&self.store, self.root.as_fd(), caller)

@@ -1,5 +1,6 @@
 //! Spaces of vectors that programs set: their vectors are rows of the store, and an index over them is derived.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -14,6 +15,11 @@ use crate::store::Store;
 const PREFIX: &str = "told.";
 /// Vectors that are written to a derived index at once.
 const BATCH: usize = 1_024;
+
+/// Numbers of a vector at most: what an attribute of 65,536 bytes holds.
+const DIM_MAX: u32 = 16_384;
+/// Bytes of the name of a space: it is also the end of an attribute's name, which has at most 255.
+const NAME_MAX: usize = 200;
 
 /// The spaces and their derived indexes.
 pub struct ToldSpaces {
@@ -61,6 +67,68 @@ impl ToldSpaces {
                 batch.upsert(file.0, vector);
             },
         )
+    }
+
+    /// Sets the vectors of several files: all or none, durable when it returns.
+    pub fn set_all(&self, space: &str, vectors: &[(FileId, &[f32])]) -> Result<Generation> {
+        self.change(
+            space,
+            |tx| {
+                vectors
+                    .iter()
+                    .try_for_each(|(file, vector)| tx.set_vector(*file, space, vector))
+            },
+            |batch| {
+                for (file, vector) in vectors {
+                    batch.upsert(file.0, vector);
+                }
+            },
+        )
+    }
+
+    /// Makes a space. One that is there of the same terms stays; of others it is [`Error::Exists`].
+    pub fn create(&self, space: &str, dim: u32, measure: &str) -> Result<()> {
+        if !(1..=DIM_MAX).contains(&dim) {
+            return Err(Error::Invalid(format!(
+                "a dimension of 1 to {DIM_MAX} is expected, not {dim}"
+            )));
+        }
+        if !["cosine", "dot", "l2"].contains(&measure) {
+            return Err(Error::Invalid(format!(
+                "a measure is cosine, dot or l2, not {measure:?}"
+            )));
+        }
+        if space.len() > NAME_MAX || space.chars().any(char::is_control) {
+            return Err(Error::Invalid(format!(
+                "the name of a space has at most {NAME_MAX} bytes and no control characters"
+            )));
+        }
+        let _changing = self.changing.lock();
+        self.store.write(|tx| tx.make_space(space, dim, measure))?;
+        self.derived(space).map(|_| ())
+    }
+
+    /// Removes a space with all its vectors.
+    pub fn drop_space(&self, space: &str) -> Result<()> {
+        let _changing = self.changing.lock();
+        self.store.write(|tx| tx.drop_space(space))?;
+        let name = derived_name(space);
+        if self.vectors.spaces().iter().any(|info| info.name == name) {
+            // Rows decide: what stays behind after a failure is removed at the next start.
+            self.vectors.drop_space(&name).map_err(vector_error)?;
+        }
+        Ok(())
+    }
+
+    /// The files whose vectors are in the derived index of a space.
+    pub fn indexed(&self, space: &str) -> Result<HashSet<u64>> {
+        Ok(self.derived(space)?.snapshot().ids().collect())
+    }
+
+    /// The derived indexes of all spaces.
+    pub fn all(&self) -> Result<Vec<Arc<Space>>> {
+        let rows = self.store.read(|rows| rows.spaces())?;
+        rows.iter().map(|row| self.derived(&row.name)).collect()
     }
 
     /// Removes a file's vector.

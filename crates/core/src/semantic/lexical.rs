@@ -6,7 +6,7 @@
 mod analyzer;
 mod search;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use parking_lot::RwLock;
 use tantivy::indexer::IndexWriterOptions;
@@ -180,6 +180,13 @@ impl LexicalIndex {
     pub fn clear(&self) -> Result<()> {
         self.writer.read().delete_all_documents()?;
         Ok(())
+    }
+
+    /// Reads every byte of the index. Gives the files whose checksums do not fit.
+    pub fn damaged(&self) -> Result<Vec<PathBuf>> {
+        let mut damaged: Vec<PathBuf> = self.index.validate_checksum()?.into_iter().collect();
+        damaged.sort_unstable();
+        Ok(damaged)
     }
 
     /// What was committed last, as long as one holds it.

@@ -123,6 +123,16 @@ impl Rows<'_> {
         Ok(Some(at))
     }
 
+    /// At most `limit` files and folders with a name, behind `after`, in the order of their ids. The root is not one.
+    pub fn live_ids(&self, after: FileId, limit: usize) -> Result<Vec<FileId>> {
+        let mut statement = self.0.prepare_cached(
+            "SELECT id FROM file WHERE id > ? AND id > 1 AND state < 6 ORDER BY id LIMIT ?",
+        )?;
+        let after = i64::try_from(after.0).unwrap_or(i64::MAX);
+        let ids = statement.query_map([after, limit as i64], |row| row.get::<_, i64>(0))?;
+        ids.map(|id| Ok(FileId(id? as u64))).collect()
+    }
+
     /// The path of a name as this transaction sees it.
     pub fn path_of_name(&self, name: &Name) -> Result<PathBuf> {
         let mut parts = vec![name.name.clone()];

@@ -22,6 +22,16 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// In a word, for programs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::File => "file",
+            Kind::Directory => "directory",
+            Kind::Symlink => "symlink",
+            Kind::Special => "special",
+        }
+    }
+
     pub(super) fn from_number(number: i64) -> Kind {
         match number {
             1 => Kind::File,

@@ -175,6 +175,29 @@ impl Rows<'_> {
         Ok(files)
     }
 
+    /// How many relations there are, and those whose ends are not in the catalog, in words.
+    pub fn relation_faults(&self) -> Result<(u64, Vec<String>)> {
+        let (mut count, mut faults) = (0, Vec::new());
+        for table in ["relation", "derived"] {
+            let sql = format!("SELECT count(*) FROM {table}");
+            count += self.0.query_row(&sql, [], |row| row.get::<_, i64>(0))? as u64;
+            for (end, what) in [("src", "starts at"), ("dst", "leads to")] {
+                let mut statement = self.0.prepare(&format!(
+                    "SELECT {end}, type FROM {table} LEFT JOIN file ON file.id = {end}
+                     WHERE {end} IS NOT NULL AND file.id IS NULL"
+                ))?;
+                let mut rows = statement.query([])?;
+                while let Some(row) = rows.next()? {
+                    let (file, kind): (i64, String) = (row.get(0)?, row.get(1)?);
+                    faults.push(format!(
+                        "a relation {kind:?} in {table} {what} file {file}, which is not there"
+                    ));
+                }
+            }
+        }
+        Ok((count, faults))
+    }
+
     /// The types of relations at a file, in either direction, by name.
     pub fn relation_kinds(&self, id: FileId) -> Result<Vec<String>> {
         let mut statement = self.0.prepare_cached(

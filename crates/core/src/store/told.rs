@@ -106,6 +106,33 @@ impl Rows<'_> {
         Ok(())
     }
 
+    /// How many vectors a space has.
+    pub fn vectors_in(&self, space: &str) -> Result<u64> {
+        let mut statement = self
+            .0
+            .prepare_cached("SELECT count(*) FROM vector WHERE space = ?")?;
+        Ok(statement.query_row([space], |row| row.get::<_, i64>(0))? as u64)
+    }
+
+    /// At most `limit` vectors of a space behind the row `after`, each with its row, in the order of rows.
+    pub fn vectors_after(
+        &self,
+        space: &str,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<(i64, FileId, Vec<f32>)>> {
+        let mut statement = self.0.prepare_cached(
+            "SELECT rowid, file, value FROM vector WHERE space = ? AND rowid > ? ORDER BY rowid LIMIT ?",
+        )?;
+        let mut rows = statement.query(params![space, after, limit as i64])?;
+        let mut vectors = Vec::new();
+        while let Some(row) = rows.next()? {
+            let value = numbers(row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?)?;
+            vectors.push((row.get(0)?, FileId(row.get::<_, i64>(1)? as u64), value));
+        }
+        Ok(vectors)
+    }
+
     /// A file's tags.
     pub fn tags(&self, id: FileId) -> Result<Vec<String>> {
         let mut statement = self

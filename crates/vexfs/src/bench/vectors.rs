@@ -9,6 +9,7 @@ mod data;
 mod index;
 mod kernels;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -77,8 +78,8 @@ pub fn reads(arguments: &[String]) -> bool {
 }
 
 /// The programs `performance_benchmark vectors` and `vectors-data`.
-pub fn run() -> ExitCode {
-    let outcome = match Line::parse().command {
+pub fn run(arguments: &[OsString]) -> ExitCode {
+    let outcome = match Line::parse_from(arguments).command {
         Command::Vectors(given) => measured(&given),
         Command::VectorsData(wanted) => wanted.write(),
     };

@@ -10,7 +10,7 @@ fn main() -> std::process::ExitCode {
     }
     let arguments: Vec<String> = std::env::args().collect();
     if vexfs::bench::vectors::reads(&arguments) {
-        return vexfs::bench::vectors::run();
+        return vexfs::bench::vectors::run(&std::env::args_os().collect::<Vec<_>>());
     }
     vexfs::bench::run(std::env::args_os())
 }

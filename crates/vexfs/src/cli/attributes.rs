@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use super::client::percent;
 use super::failure::{Failure, NO_HITS};
 use super::place::{At, Found};
+use super::vectors;
 
 /// Vectors set on files
 #[derive(Subcommand, Debug)]
@@ -32,6 +33,10 @@ pub(crate) enum VecCommand {
         #[command(flatten)]
         common: Common,
     },
+    /// Set the vectors of many files
+    Import(vectors::ImportArgs),
+    /// Print the vectors of a space
+    Export(vectors::ExportArgs),
     /// Remove a file's vector
     Rm {
         /// The file
@@ -48,10 +53,15 @@ pub(crate) struct Common {
     #[arg(long)]
     space: Option<String>,
     #[command(flatten)]
-    at: At,
+    pub(crate) at: At,
 }
 
 impl Common {
+    /// The space's name; that of `user.vexfs.vec` has none.
+    pub(crate) fn space(&self) -> &str {
+        self.space.as_deref().unwrap_or("")
+    }
+
     fn name(&self) -> String {
         match &self.space {
             Some(space) => format!("user.vexfs.vec.{space}"),
@@ -95,6 +105,8 @@ pub(crate) fn vec(command: &VecCommand) -> Result<u8, Failure> {
             }
             Ok(0)
         }
+        VecCommand::Import(args) => vectors::import(args),
+        VecCommand::Export(args) => vectors::export(args),
         VecCommand::Rm { path, common } => {
             let found = common.at.find(path)?;
             found

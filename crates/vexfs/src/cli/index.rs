@@ -41,6 +41,17 @@ pub(crate) enum IndexCommand {
         #[command(flatten)]
         at: At,
     },
+    /// Compare the derived indexes with what they follow from. Exit code 2 when they do not agree
+    Verify {
+        /// A path in the mount
+        #[arg(default_value = ".")]
+        path: PathBuf,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        at: At,
+    },
     /// Make the derived indexes anew from the files and from what was set
     Rebuild {
         /// A path in the mount
@@ -126,6 +137,9 @@ pub(crate) fn index(command: &IndexCommand) -> Result<u8, Failure> {
                 )?;
             }
             Ok(0)
+        }
+        IndexCommand::Verify { path, json, at } => {
+            super::check::verdict(path, at, *json, "/v1/index/verify", &json!({}))
         }
         IndexCommand::Rebuild { path, at } => {
             let found = at.find(path)?;

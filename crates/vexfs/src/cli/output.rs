@@ -21,6 +21,13 @@ pub(crate) struct Format {
     null: bool,
 }
 
+impl Format {
+    /// Whether a form for programs was asked for.
+    pub(crate) fn is_for_programs(&self) -> bool {
+        self.json || self.jsonl || self.null
+    }
+}
+
 /// Prints an answer (the JSON of the API). Paths are shown below `shown`, the path that the user gave; `scope` is the
 /// same place below the root of the mount.
 pub(crate) fn print(answer: &Value, format: &Format, scope: &Path, shown: &Path) -> io::Result<()> {
@@ -95,15 +102,21 @@ pub(crate) struct Colours {
     pub(crate) off: &'static str,
 }
 
-pub(crate) fn colours() -> Colours {
-    if std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
-        return Colours {
+impl Colours {
+    pub(crate) fn none() -> Colours {
+        Colours {
             score: "",
             path: "",
             line: "",
             stale: "",
             off: "",
-        };
+        }
+    }
+}
+
+pub(crate) fn colours() -> Colours {
+    if std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
+        return Colours::none();
     }
     Colours {
         score: "\x1b[36m",

@@ -72,6 +72,21 @@ impl Snapshot {
         self.searcher.num_docs()
     }
 
+    /// Every passage, in no order.
+    pub fn ids(&self) -> Result<Vec<PassageId>> {
+        let mut ids = Vec::new();
+        for segment in self.searcher.segment_readers() {
+            let passages = segment.fast_fields().u64("passage")?;
+            ids.extend(
+                segment
+                    .doc_ids_alive()
+                    .filter_map(|doc| passages.first(doc))
+                    .map(PassageId),
+            );
+        }
+        Ok(ids)
+    }
+
     /// The best passages of the best files among those that `allowed` lets pass, the best first, ties in the order of
     /// ids. The filter is asked while the lists are walked, so a narrow one costs no hits. No words give no hits.
     pub fn search(
