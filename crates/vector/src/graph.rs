@@ -19,6 +19,7 @@
 //! neighbours of marked nodes with the neighbours' neighbours and gives the slots back.
 
 mod arena;
+mod batch;
 mod beam;
 mod delete;
 mod entry;
@@ -29,6 +30,7 @@ mod persist;
 mod prune;
 mod search;
 mod visited;
+mod walk;
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -284,6 +286,13 @@ impl Graph {
     #[inline]
     fn edge(&self, slot: u32, i: usize) -> u32 {
         !self.edges.word(slot, i).load(Ordering::Acquire)
+    }
+
+    /// All edge words of a slot: edges with their bits flipped, zeros after the last.
+    #[inline]
+    fn edge_words(&self, slot: u32) -> &[AtomicU32] {
+        // SAFETY: the arena has `stride` bytes for the slot, aligned to 4, accessed as atomic words only.
+        unsafe { std::slice::from_raw_parts(self.edges.at(slot).cast(), self.slots_per_node()) }
     }
 
     fn set_edge(&self, slot: u32, i: usize, to: u32) {

@@ -30,7 +30,7 @@ impl Graph {
             .inspect_err(|_| place.store(0, Ordering::SeqCst))?;
         self.with_scratch(|s| {
             self.prepare(vector, &mut s.query, &mut s.work);
-            self.walk(s, self.params.build_ef);
+            self.walk(s, self.params.build_ef, self.params.build_ef);
             self.write_code(slot, vector);
             let mut chosen = Vec::with_capacity(self.params.degree);
             let usable = |key: &Key| beam::slot(*key) != slot && self.row_of(beam::slot(*key)).is_some();

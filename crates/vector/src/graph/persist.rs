@@ -70,8 +70,7 @@ impl Graph {
             section(out, (0..used).map(|i| record(arena, i)))?;
         }
         section(out, (0..rows).map(|i| record(&self.slots, i)))?;
-        let mut entries: Vec<u32> = self.entries.iter().collect();
-        entries.resize(ENTRIES, NONE);
+        let entries = self.entries.slots();
         let bytes: Vec<u8> = entries.iter().flat_map(|e| e.to_le_bytes()).collect();
         section(out, std::iter::once(bytes.as_slice()))
     }
@@ -235,7 +234,7 @@ impl Graph {
         if entries.iter().any(|&e| e != NONE && e >= layout.used) {
             return Err(GraphError::Corrupt("an entry beyond the last node"));
         }
-        self.entries.restore(&entries);
+        self.entries.restore(entries);
         Ok(())
     }
 }

@@ -1,36 +1,34 @@
-//! Walking the graph: the beam, its filtered form, and the exact rerank.
+//! Searches: a walk, then exact distances of the best that it met.
 
-use std::sync::atomic::Ordering;
-
+use super::batch::Batch;
 use super::beam::{self, Beam, Key};
 use super::visited::Visited;
-use super::{Graph, GraphError, NONE};
+use super::{Graph, GraphError};
 use crate::measure::Measure;
 use crate::quant::NibbleQuery;
-use crate::scan::{Allowed, Rows, prefetch, rerank};
-use crate::topk::TopK;
+use crate::scan::{Allowed, Rows, rerank};
 
 /// How hard a search tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Effort {
-    /// Nodes kept in the beam. More finds more and costs in proportion.
+    /// Nodes whose neighbours are looked at: the nearest `ef`. More finds more and costs in proportion.
     pub ef: usize,
-    /// Of those, how many are measured exactly.
+    /// Of all nodes met, how many of the nearest are measured exactly.
     pub rerank: usize,
 }
 
 impl Effort {
-    /// An effort for the `k` nearest with a beam of `ef`: reranks twice `k`, and not less than 20.
+    /// An effort for the `k` nearest with a beam of `ef`: reranks half as many again, twice `k`, and not less than 20.
+    ///
+    /// Fewer would bound the recall however wide the beam: the codes of 4 bits confuse rows that lie close together.
     pub fn new(ef: usize, k: usize) -> Effort {
+        let ef = ef.max(k);
         Effort {
-            ef: ef.max(k),
-            rerank: (2 * k).max(20),
+            ef,
+            rerank: ef.saturating_add(ef / 2).max(k.saturating_mul(2)).max(20),
         }
     }
 }
-
-/// Edges of a node, with room for all.
-const FAN: usize = 64;
 
 /// Working memory of one search or insert, reused.
 #[derive(Default)]
@@ -39,9 +37,9 @@ pub(super) struct Scratch {
     pub(super) work: Vec<f32>,
     pub(super) beam: Beam,
     pub(super) prune: super::prune::PruneScratch,
-    visited: Visited,
-    batch: Batch,
-    found: Vec<Key>,
+    pub(super) visited: Visited,
+    pub(super) batch: Batch,
+    pub(super) found: Vec<Key>,
 }
 
 impl Graph {
@@ -167,7 +165,7 @@ impl Graph {
         Ok(self.with_scratch(|s| {
             self.prepare(query, &mut s.query, &mut s.work);
             if allowed.is_all() && self.marked() == 0 {
-                self.walk(s, effort.ef);
+                self.walk(s, effort.ef, effort.ef.max(count));
                 // A slot may have been deleted since: it has no row.
                 s.beam
                     .keys()
@@ -201,196 +199,6 @@ impl Graph {
         } else {
             self.coder.prepare(vector, self.measure, query, work);
         }
-    }
-
-    /// Fills the beam of `s` with the nearest nodes, marked ones included.
-    pub(super) fn walk(&self, s: &mut Scratch, ef: usize) {
-        let Scratch {
-            query,
-            beam,
-            visited,
-            batch,
-            ..
-        } = s;
-        visited.reset(self.used.load(Ordering::Acquire));
-        beam.reset(ef);
-        self.start(query, visited, batch, |key| beam.push(key));
-        while let Some(key) = beam.pop() {
-            if let Some(next) = beam.peek() {
-                self.prefetch_edges(beam::slot(next));
-            }
-            self.expand(beam::slot(key), query, visited, batch, |key| beam.push(key));
-        }
-    }
-
-    /// Fills `found` with the `ef` nearest allowed nodes. The beam is wide enough to pass through what is not allowed.
-    fn walk_filtered(&self, s: &mut Scratch, ef: usize, allowed: Allowed<'_>) {
-        let Scratch {
-            query,
-            beam,
-            visited,
-            batch,
-            found,
-            ..
-        } = s;
-        let used = self.used.load(Ordering::Acquire);
-        visited.reset(used);
-        beam.reset((ef * 64).min(used.max(1) as usize));
-        let mut nearest = TopK::new(ef);
-        let mut meet = |key: Key, beam: &mut Beam| {
-            let distance = beam::distance(key);
-            if distance < nearest.worst() {
-                beam.push(key);
-                if self
-                    .row_of(beam::slot(key))
-                    .is_some_and(|row| allowed.contains(row))
-                {
-                    nearest.push(beam::slot(key), distance);
-                }
-            }
-            nearest.worst()
-        };
-        let mut limit = f32::INFINITY;
-        self.start(query, visited, batch, |key| limit = meet(key, beam));
-        while let Some(key) = beam.pop() {
-            if beam::distance(key) > limit {
-                break;
-            }
-            if let Some(next) = beam.peek() {
-                self.prefetch_edges(beam::slot(next));
-            }
-            self.expand(beam::slot(key), query, visited, batch, |key| {
-                limit = meet(key, beam)
-            });
-        }
-        found.clear();
-        found.extend(
-            nearest
-                .into_sorted()
-                .into_iter()
-                .map(|(slot, d)| beam::key(d, slot)),
-        );
-    }
-
-    /// Measures all entries and hands the nearest few to `meet`.
-    fn start(
-        &self,
-        query: &NibbleQuery,
-        visited: &mut Visited,
-        batch: &mut Batch,
-        mut meet: impl FnMut(Key),
-    ) {
-        let any_vacant = self.vacant.load(Ordering::SeqCst) > 0;
-        let mut nearest = [Key::MAX; STARTS];
-        let mut flush = |batch: &mut Batch| {
-            batch.measure(self, query, |key| {
-                if key < nearest[STARTS - 1] {
-                    nearest[STARTS - 1] = key;
-                    nearest.sort_unstable();
-                }
-            });
-        };
-        for slot in self.entries.iter() {
-            if !(any_vacant && self.is_vacant(slot)) {
-                batch.add(self, slot);
-            }
-            if batch.len == FAN {
-                flush(batch);
-            }
-        }
-        flush(batch);
-        for key in nearest.into_iter().filter(|&k| k != Key::MAX) {
-            if visited.insert(beam::slot(key)) {
-                meet(key);
-            }
-        }
-    }
-
-    /// Measures the unseen neighbours of a node. The codes of all are asked from memory before the first is read.
-    #[inline]
-    fn expand(
-        &self,
-        slot: u32,
-        query: &NibbleQuery,
-        visited: &mut Visited,
-        batch: &mut Batch,
-        meet: impl FnMut(Key),
-    ) {
-        let any_vacant = self.vacant.load(Ordering::SeqCst) > 0;
-        for i in 0..self.slots_per_node() {
-            let next = self.edge(slot, i);
-            if next == NONE {
-                break;
-            }
-            if visited.insert(next) && !(any_vacant && self.is_vacant(next)) {
-                batch.add(self, next);
-            }
-        }
-        batch.measure(self, query, meet);
-    }
-
-    fn prefetch_edges(&self, slot: u32) {
-        let start = self.edges.at(slot).cast_const();
-        (0..self.edges.stride())
-            .step_by(64)
-            .for_each(|line| prefetch(start.wrapping_add(line)));
-    }
-}
-
-/// Entries from which the walk starts: the nearest few.
-const STARTS: usize = 4;
-
-/// Nodes whose distances are computed together.
-struct Batch {
-    slots: [u32; FAN],
-    codes: [*const u8; FAN],
-    sums: [i32; FAN],
-    len: usize,
-}
-
-// SAFETY: the addresses are working memory: they are written and read within one step of a walk, on one thread.
-unsafe impl Send for Batch {}
-
-impl Default for Batch {
-    fn default() -> Batch {
-        Batch {
-            slots: [0; FAN],
-            codes: [std::ptr::null(); FAN],
-            sums: [0; FAN],
-            len: 0,
-        }
-    }
-}
-
-impl Batch {
-    #[inline]
-    fn add(&mut self, graph: &Graph, slot: u32) {
-        let code = graph.codes.at(slot).cast_const();
-        (0..graph.codes.stride())
-            .step_by(64)
-            .for_each(|line| prefetch(code.wrapping_add(line)));
-        prefetch(graph.factors.at(slot));
-        self.slots[self.len] = slot;
-        self.codes[self.len] = code;
-        self.len += 1;
-    }
-
-    /// Hands the key of every node to `meet`, and empties the batch.
-    #[inline]
-    fn measure(&mut self, graph: &Graph, query: &NibbleQuery, mut meet: impl FnMut(Key)) {
-        let Batch {
-            slots,
-            codes,
-            sums,
-            len,
-        } = self;
-        let sums = &mut sums[..*len];
-        // SAFETY: each pointer is the code of a slot that is not vacant, `query.codes().len() / 2` bytes long.
-        unsafe { graph.kernels.gather_u4(query.codes(), &codes[..*len], sums) };
-        for (&slot, &sum) in slots.iter().zip(&*sums) {
-            meet(beam::key(query.distance(sum, graph.factors_of(slot)), slot));
-        }
-        self.len = 0;
     }
 }
 

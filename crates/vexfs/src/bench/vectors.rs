@@ -40,9 +40,13 @@ struct Given {
     #[arg(long, default_value = "l2", value_parser = measure)]
     space: Measure,
     /// Beams of the graph to try
-    #[arg(long, value_delimiter = ',', default_value = "10,14,20,28,40,56,80,120,200")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "10,12,14,17,20,24,28,34,40,56,80,112,160,240"
+    )]
     ef: Vec<usize>,
-    /// Rows that are measured exactly at the end of a search; twice k and at least 20 if not given
+    /// Rows that are measured exactly at the end of a search; if not given one and a half beams, twice k, at least 20
     #[arg(long)]
     rerank: Option<usize>,
     /// Only these: graph, exact, bytes, onebit, filters, updates, kernels

@@ -1,5 +1,6 @@
 //! The indexes on one data set: recall and speed by effort, filters, updates beside searches.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -245,34 +246,51 @@ pub(super) fn scans(set: &Set<'_>, tier: &str) -> Vec<EffortRow> {
 }
 
 fn onebit(base: &Matrix, measure: Measure) -> (RabitqCodes, Vec<u8>) {
-    let mut centre = vec![0.0; base.dim];
-    for row in base.iter() {
-        centre
-            .iter_mut()
-            .zip(row)
-            .for_each(|(c, x)| *c += x / base.len() as f32);
-    }
-    let coder = RabitqCodes::new(base.dim, 1, (measure == Measure::L2).then_some(centre));
+    let coder = RabitqCodes::new(
+        base.dim,
+        1,
+        (measure == Measure::L2).then(|| centre(base, measure)),
+    );
     let mut codes = vec![0; coder.bytes(base.len())];
     for (i, row) in base.iter().enumerate() {
         let at = i / BLOCK_ROWS * coder.block_bytes();
-        let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
-        let unit: Vec<f32>;
-        let row = if measure == Measure::Cosine && length > 0.0 {
-            unit = row.iter().map(|x| x / length).collect();
-            &unit
-        } else {
-            row
-        };
-        coder.encode(row, &mut codes[at..at + coder.block_bytes()], i % BLOCK_ROWS);
+        let row = compared(row, measure);
+        coder.encode(&row, &mut codes[at..at + coder.block_bytes()], i % BLOCK_ROWS);
     }
     (coder, codes)
 }
 
+/// A row as the codes see it: at unit length under cosine.
+fn compared(row: &[f32], measure: Measure) -> Cow<'_, [f32]> {
+    let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+    if measure == Measure::Cosine && length > 0.0 {
+        row.iter().map(|x| x / length).collect()
+    } else {
+        row.into()
+    }
+}
+
+/// The mean of the rows. A space takes that of a sample.
+fn centre(base: &Matrix, measure: Measure) -> Vec<f32> {
+    let mut centre = vec![0.0; base.dim];
+    for row in base.iter() {
+        let row = compared(row, measure);
+        centre
+            .iter_mut()
+            .zip(row.iter())
+            .for_each(|(c, x)| *c += x / base.len() as f32);
+    }
+    centre
+}
+
 /// Builds the graph on one thread.
 pub(super) fn build(set: &Set<'_>) -> anyhow::Result<(Graph, Build)> {
-    let graph = Graph::new(set.base.dim, set.measure, GraphParams::default());
     let began = cpu_seconds();
+    let params = GraphParams {
+        centre: Some(centre(set.base, set.measure)),
+        ..GraphParams::default()
+    };
+    let graph = Graph::new(set.base.dim, set.measure, params);
     for (i, row) in set.base.iter().enumerate() {
         graph.insert(u32::try_from(i)?, row)?;
     }
