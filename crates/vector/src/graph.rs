@@ -179,7 +179,7 @@ impl Graph {
             params,
             used: AtomicU32::new(0),
             live: AtomicUsize::new(0),
-            entries: Entries::new(),
+            entries: Entries::new(measure),
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             reuse: Mutex::default(),
             marked: AtomicUsize::new(0),

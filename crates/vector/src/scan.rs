@@ -12,8 +12,8 @@ mod rows;
 
 pub use allowed::Allowed;
 pub use bytes::i8_rerank;
-pub(crate) use exact::in_parallel;
 pub use exact::{exact, exact_batch, exact_range, exact_subset, rerank};
+pub(crate) use exact::{in_parallel, rerank_estimated};
 pub use onebit::{OneBitRerank, rabitq_rerank};
 pub use plan::{Costs, Plan, Scope};
 pub(crate) use rows::prefetch;

@@ -40,8 +40,8 @@ impl Graph {
             self.set_row(slot, row);
             self.clear_vacant(slot);
             chosen.iter().for_each(|&neighbour| self.link(neighbour, slot, s));
+            self.offer_entry(slot, s.nearest_entry, s);
         });
-        self.offer_entry(slot);
         self.live.fetch_add(1, Ordering::Relaxed);
         // Last: from here on the row can be deleted.
         place.store(slot + 1, Ordering::SeqCst);

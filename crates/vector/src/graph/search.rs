@@ -6,7 +6,7 @@ use super::visited::Visited;
 use super::{Graph, GraphError};
 use crate::measure::Measure;
 use crate::quant::NibbleQuery;
-use crate::scan::{Allowed, Rows, rerank};
+use crate::scan::{Allowed, Rows, prefetch, rerank, rerank_estimated};
 
 /// How hard a search tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub(super) struct Scratch {
     pub(super) visited: Visited,
     pub(super) batch: Batch,
     pub(super) found: Vec<Key>,
+    /// How far the nearest entry is.
+    pub(super) nearest_entry: f32,
 }
 
 impl Graph {
@@ -59,9 +61,9 @@ impl Graph {
         allowed: Allowed<'_>,
         rows: &dyn Rows,
     ) -> Result<Vec<(u32, f32)>, GraphError> {
-        let mut candidates = self.candidates(query, effort, effort.rerank.max(k), allowed)?;
-        candidates.retain(|&row| (row as usize) < rows.len());
-        Ok(rerank(query, self.measure, rows, &candidates, k))
+        let mut met = self.met(query, effort, effort.rerank.max(k), allowed)?;
+        met.retain(|m| (m.0 as usize) < rows.len());
+        Ok(rerank_estimated(query, self.measure, rows, &met, k))
     }
 
     /// All rows within `radius` that a widening walk finds, nearest first: the beam doubles until less than half of it
@@ -160,28 +162,49 @@ impl Graph {
         count: usize,
         allowed: Allowed<'_>,
     ) -> Result<Vec<u32>, GraphError> {
+        let met = self.met(query, effort, count, allowed)?;
+        Ok(met.into_iter().map(|m| m.0).collect())
+    }
+
+    /// Rows with their estimated distances, in order of these: at most `count`.
+    fn met(
+        &self,
+        query: &[f32],
+        effort: Effort,
+        count: usize,
+        allowed: Allowed<'_>,
+    ) -> Result<Vec<(u32, f32)>, GraphError> {
         self.check_query(query)?;
         let _reader = self.grace.enter();
         Ok(self.with_scratch(|s| {
             self.prepare(query, &mut s.query, &mut s.work);
-            if allowed.is_all() && self.marked() == 0 {
-                self.walk(s, effort.ef, effort.ef.max(count));
-                // A slot may have been deleted since: it has no row.
-                s.beam
-                    .keys()
-                    .iter()
-                    .filter_map(|&key| self.row_of(beam::slot(key)))
-                    .take(count)
-                    .collect()
-            } else {
-                self.walk_filtered(s, effort.ef, allowed);
-                s.found
-                    .iter()
-                    .filter_map(|&key| self.row_of(beam::slot(key)))
-                    .take(count)
-                    .collect()
+            if allowed.is_all() {
+                let spare = self.spare_for_marked(effort.ef);
+                let keep = effort.ef.max(count).saturating_add(spare);
+                self.walk(s, effort.ef + spare, keep);
+                let full = s.beam.keys().len() == keep;
+                // A node that is marked, or was deleted since, has no row.
+                let met = self.rows_of(s.beam.keys(), count);
+                // So many marked ones lie here that a walk has to look past them.
+                if met.len() >= count || !full || spare == 0 {
+                    return met;
+                }
             }
+            self.walk_filtered(s, effort.ef, allowed);
+            self.rows_of(&s.found, count)
         }))
+    }
+
+    /// How many more nodes a walk looks at so that the marked ones among them do not count.
+    fn spare_for_marked(&self, ef: usize) -> usize {
+        if self.marked() == 0 { 0 } else { 8 + ef / 8 }
+    }
+
+    fn rows_of(&self, keys: &[Key], count: usize) -> Vec<(u32, f32)> {
+        keys.iter()
+            .for_each(|&key| prefetch(self.rows.at(beam::slot(key))));
+        let there = |&key: &Key| Some((self.row_of(beam::slot(key))?, beam::distance(key)));
+        keys.iter().filter_map(there).take(count).collect()
     }
 
     /// A query of length zero is allowed: under cosine everything is at distance 1.

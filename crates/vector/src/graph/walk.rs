@@ -87,6 +87,10 @@ impl Graph {
                 }
             });
         }
+        s.nearest_entry = match nearest[0] {
+            Key::MAX => f32::INFINITY,
+            key => beam::distance(key),
+        };
         for key in nearest.into_iter().filter(|&k| k != Key::MAX) {
             if s.visited.insert(beam::slot(key)) {
                 meet(s, key);

@@ -11,6 +11,12 @@ const TILE: usize = 128;
 /// How many rows ahead a rerank asks the memory for.
 const LOOKAHEAD: usize = 4;
 
+/// Candidates measured before the errors of their estimates say anything.
+const SAMPLE: usize = 8;
+
+/// See [`rerank_estimated`].
+const SIGMAS: f32 = 3.5;
+
 /// The `k` nearest allowed rows and their distances, nearest first.
 ///
 /// # Panics
@@ -111,6 +117,48 @@ pub fn rerank(
     k: usize,
 ) -> Vec<(u32, f32)> {
     exact_subset(query, measure, rows, candidates.iter().copied(), k)
+}
+
+/// Measures candidates exactly in the order of their estimated distances and keeps the `k` nearest.
+///
+/// The differences seen so far tell how far estimates are off for this query; candidates whose estimate lies further
+/// behind the `k`-th distance than [`SIGMAS`] such differences are not measured, because none of them would be kept but
+/// one in hundreds. The rows are what costs: each is some kilobytes from anywhere in memory.
+///
+/// # Panics
+/// If the query's dimension is not that of the rows, or a candidate is out of range.
+pub(crate) fn rerank_estimated(
+    query: &[f32],
+    measure: Measure,
+    rows: &dyn Rows,
+    estimated: &[(u32, f32)],
+    k: usize,
+) -> Vec<(u32, f32)> {
+    assert_eq!(query.len(), rows.dim(), "wrong dimension");
+    let query = Query::new(query, measure);
+    let mut top = TopK::new(k);
+    let (mut count, mut sum, mut squares) = (0.0, 0.0, 0.0);
+    estimated
+        .iter()
+        .take(LOOKAHEAD)
+        .for_each(|&(row, _)| query.prefetch(rows, row));
+    for (i, &(row, estimate)) in estimated.iter().enumerate() {
+        if i >= k.max(SAMPLE) {
+            let mean: f32 = sum / count;
+            let spread = (squares / count - mean * mean).max(0.0).sqrt();
+            if estimate + mean - SIGMAS * spread > top.worst() {
+                break;
+            }
+        }
+        if let Some(&(ahead, _)) = estimated.get(i + LOOKAHEAD) {
+            query.prefetch(rows, ahead);
+        }
+        let distance = query.distance(rows, row);
+        top.push(row, distance);
+        let off = distance - estimate;
+        (count, sum, squares) = (count + 1.0, sum + off, squares + off * off);
+    }
+    top.into_sorted()
 }
 
 /// `job(0), job(1), ..` on up to `threads` threads, results in order.

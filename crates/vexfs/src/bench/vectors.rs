@@ -49,7 +49,7 @@ struct Given {
     /// Rows that are measured exactly at the end of a search; if not given one and a half beams, twice k, at least 20
     #[arg(long)]
     rerank: Option<usize>,
-    /// Only these: graph, exact, bytes, onebit, filters, updates, kernels
+    /// Only these: graph, exact, bytes, onebit, batches, filters, updates, kernels
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// The results as one JSON object
@@ -109,6 +109,7 @@ struct Results {
     efforts: Vec<index::EffortRow>,
     /// Queries per second of the graph at a recall, between the two efforts around it.
     graph_qps_at: Vec<(f64, Option<f64>)>,
+    batches: Vec<index::BatchRow>,
     filters: Vec<index::FilterRow>,
     updates: Option<index::Updates>,
     kernels: Option<kernels::Kernels>,
@@ -142,7 +143,7 @@ fn measured(given: &Given) -> anyhow::Result<()> {
 
 fn of_set(given: &Given, base: &Matrix, queries: &Matrix) -> anyhow::Result<Results> {
     let known = [
-        "graph", "exact", "bytes", "onebit", "filters", "updates", "kernels",
+        "graph", "exact", "bytes", "onebit", "batches", "filters", "updates", "kernels",
     ];
     if let Some(name) = given.only.iter().find(|name| !known.contains(&name.as_str())) {
         bail!("there is nothing called '{name}'; known: {}", known.join(", "));
@@ -173,6 +174,7 @@ fn of_set(given: &Given, base: &Matrix, queries: &Matrix) -> anyhow::Result<Resu
         build: None,
         efforts: Vec::new(),
         graph_qps_at: Vec::new(),
+        batches: Vec::new(),
         filters: Vec::new(),
         updates: None,
         kernels: None,
@@ -183,7 +185,7 @@ fn of_set(given: &Given, base: &Matrix, queries: &Matrix) -> anyhow::Result<Resu
     {
         results.efforts.extend(index::scans(&set, tier));
     }
-    if ["graph", "filters", "updates"].into_iter().any(wants) {
+    if ["graph", "batches", "filters", "updates"].into_iter().any(wants) {
         let (graph, build) = index::build(&set)?;
         results.build = Some(build);
         if wants("graph") {
@@ -194,6 +196,9 @@ fn of_set(given: &Given, base: &Matrix, queries: &Matrix) -> anyhow::Result<Resu
         if wants("graph") {
             let at = |recall| (recall, index::qps_at(&results.efforts, "graph", recall));
             results.graph_qps_at = [0.90, 0.95, 0.99].map(at).to_vec();
+        }
+        if wants("batches") {
+            results.batches = index::batches(&set, &graph)?;
         }
         if wants("filters") {
             results.filters = index::filters(&set, &graph)?;
@@ -262,10 +267,18 @@ fn tables(results: &Results) -> Vec<Table> {
             "hot bytes a vector".to_owned(),
             vec![format!("{:.0}", b.bytes_per_vector)],
         ));
+        single.push((
+            "bytes a vector on disk, rows not counted".to_owned(),
+            vec![format!("{:.0}", b.disk_bytes_per_vector)],
+        ));
     }
     for (recall, qps) in &results.graph_qps_at {
         let cell = qps.map_or_else(|| "not reached".to_owned(), |q| format!("{q:.0}"));
         single.push((format!("queries/s at recall {recall:.2}"), vec![cell]));
+    }
+    for b in &results.batches {
+        let name = format!("queries/s, {} at once, {} threads", b.size, b.threads);
+        single.push((name, vec![format!("{:.0}", b.qps)]));
     }
     if let Some(u) = &results.updates {
         for (name, value) in u.named() {
