@@ -188,15 +188,18 @@ impl Space {
         findings
     }
 
-    /// Reads every byte of every segment and returns all findings.
+    /// Reads every byte of every file and returns all findings.
     pub fn verify(&self) -> Vec<Finding> {
+        let graph = self.verify_graph();
         self.state
             .load()
             .files
             .iter()
             .flat_map(|view| view.segment.files())
             .for_each(|file| file.scrub());
-        self.findings()
+        let mut findings = self.findings();
+        findings.extend(graph);
+        findings
     }
 
     /// Ends all writing; the files are about to be removed. Waits for upkeep to end.

@@ -234,6 +234,8 @@ fn a_filter_is_never_slower_than_scanning_what_it_allows() {
             set.len()
         );
         assert!(found >= 0.95 && range_recall >= 0.95);
+        // Half as much again, because other programs run too.
+        assert!(us <= 1.5 * bytes.max(2.0), "{us} us, a scan {bytes} us");
     }
 }
 

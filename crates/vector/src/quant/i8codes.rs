@@ -7,6 +7,7 @@
 use super::nearest_i8;
 use crate::kernel::Kernels;
 use crate::measure::Measure;
+use crate::scan::prefetch;
 
 /// What a row keeps beside its bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Zeroable, bytemuck::Pod)]
@@ -128,6 +129,37 @@ impl<'a> I8Codes<'a> {
         }
     }
 
+    /// Hands the estimated distances of some rows to `found`. Rows that are not next to each other are waited for: each
+    /// is asked from memory some rows ahead.
+    ///
+    /// # Panics
+    /// If a row is out of range.
+    pub fn estimate_some(
+        &self,
+        query: &I8Query,
+        measure: Measure,
+        rows: impl Iterator<Item = u32>,
+        mut found: impl FnMut(u32, f32),
+    ) {
+        const AHEAD: usize = 8;
+        let (mut ahead, mut count) = ([0u32; AHEAD], 0);
+        for row in rows {
+            let start = self.codes[row as usize * self.dim..].as_ptr();
+            (0..self.dim)
+                .step_by(64)
+                .for_each(|line| prefetch(start.wrapping_add(line).cast()));
+            let due = std::mem::replace(&mut ahead[count % AHEAD], row);
+            if count >= AHEAD {
+                found(due, self.estimate_one(query, measure, due));
+            }
+            count += 1;
+        }
+        for i in count.saturating_sub(AHEAD)..count {
+            let due = ahead[i % AHEAD];
+            found(due, self.estimate_one(query, measure, due));
+        }
+    }
+
     /// The estimated distance of one row.
     ///
     /// # Panics
@@ -159,6 +191,30 @@ mod tests {
                 (view.estimate_one(&query, Measure::Dot, 0) + exact).abs() <= bound,
                 "dim {dim}"
             );
+        }
+    }
+
+    #[test]
+    fn some_rows_are_estimated_as_each_by_itself() {
+        let dim = 9;
+        let rows: Vec<f32> = (0..50 * dim).map(|i| (i as f32 * 0.7).sin()).collect();
+        let mut codes = vec![0; rows.len()];
+        let factors: Vec<I8Factors> = rows
+            .chunks_exact(dim)
+            .zip(codes.chunks_exact_mut(dim))
+            .map(|(r, c)| I8Factors::encode(r, c))
+            .collect();
+        let view = I8Codes::new(dim, &codes, &factors);
+        let query = I8Query::new(&rows[..dim]);
+        for count in [0, 1, 7, 8, 9, 25] {
+            let wanted: Vec<(u32, f32)> = (0..count)
+                .map(|i| (2 * i, view.estimate_one(&query, Measure::L2, 2 * i)))
+                .collect();
+            let mut found = Vec::new();
+            view.estimate_some(&query, Measure::L2, (0..count).map(|i| 2 * i), |row, d| {
+                found.push((row, d))
+            });
+            assert_eq!(found, wanted);
         }
     }
 

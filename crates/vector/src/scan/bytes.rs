@@ -27,9 +27,8 @@ pub fn i8_rerank(
     let mut best = TopK::new(candidates.max(k));
     match allowed {
         Allowed::Bitmap(bitmap) if bitmap.len() * 4 < codes.len() as u64 => {
-            for row in bitmap.iter().take_while(|&row| (row as usize) < codes.len()) {
-                best.push(row, codes.estimate_one(&prepared, measure, row));
-            }
+            let inside = bitmap.iter().take_while(|&row| (row as usize) < codes.len());
+            codes.estimate_some(&prepared, measure, inside, |row, d| best.push(row, d));
         }
         _ => scan(&prepared, measure, codes, allowed, &mut best),
     }

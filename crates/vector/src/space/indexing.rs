@@ -94,6 +94,18 @@ impl Space {
         Ok(false)
     }
 
+    /// Reads the file of the graph, which a graph in memory does not look at again. A damaged one is replaced when the
+    /// graph is written next, or built again when the space is opened.
+    pub(super) fn verify_graph(&self) -> Option<Finding> {
+        let number = self.upkeep.lock().manifest.graph?;
+        let path = graph_path(&self.dir, number);
+        let error = read_graph(&*self.storage, &path, number, self.config).err()?;
+        Some(Finding {
+            file: path.display().to_string(),
+            what: error.to_string(),
+        })
+    }
+
     /// Reads the graph that the manifest names, or begins one if the space is large enough.
     fn begin_graph(&self, upkeep: &mut Upkeep, state: &State) -> Result<bool> {
         if let Some(number) = upkeep.manifest.graph {

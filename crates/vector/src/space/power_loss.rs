@@ -332,6 +332,46 @@ fn a_flipped_byte_of_any_file_is_detected_and_never_served() {
     }
 }
 
+#[test]
+fn a_flipped_byte_of_a_graph_is_detected_and_the_graph_built_again() {
+    let options = Options {
+        graph_rows: 100,
+        ..OPTIONS
+    };
+    let fake = Fake::default();
+    let space = database(&fake, options)
+        .create_space("s", SpaceConfig::new(3, Measure::L2))
+        .unwrap();
+    let vector = |id: u64| vec![id as f32, (id * id % 97) as f32, -1.0];
+    let mut batch = Batch::new();
+    for id in 0..150 {
+        batch.upsert(id, &vector(id));
+    }
+    space.apply(&batch).unwrap();
+    space.checkpoint().unwrap();
+    while space.maintain(Duration::from_secs(1)).unwrap() {}
+    assert_eq!((space.stats().graph_rows, space.verify()), (150, Vec::new()));
+    let is_graph = |path: &Path| path.extension().is_some_and(|e| e == "graph");
+    let (path, bytes) = fake.files().into_iter().find(|(path, _)| is_graph(path)).unwrap();
+    let mut dice = 1;
+    for at in (0..bytes.len()).filter(|&at| at < 200 || at + 200 > bytes.len() || at.is_multiple_of(487)) {
+        let flipped = fake.with_flipped(&path, at, 1 << (roll(&mut dice) % 8));
+        let database = Database::open_in(Arc::new(flipped.clone()), options).unwrap();
+        let space = database.space("s").unwrap();
+        let named =
+            |findings: &[super::Finding]| findings.iter().any(|f| f.file == path.display().to_string());
+        assert!(named(&space.verify()), "byte {at}");
+        while space.maintain(Duration::from_secs(1)).unwrap() {}
+        assert!(named(&space.findings()), "byte {at}");
+        assert_eq!(space.stats().graph_rows, 150, "byte {at}: built again");
+        let params = super::SearchParams::new(1).index(super::Index::Graph);
+        assert_eq!(space.search(&vector(77), &params).unwrap()[0].id, 77, "byte {at}");
+        drop((space, database));
+        let again = Database::open_in(Arc::new(flipped), options).unwrap();
+        assert_eq!(again.space("s").unwrap().verify(), [], "byte {at}");
+    }
+}
+
 /// Options with which nothing is indexed: each of thousands of damaged copies is kept up.
 const FLAT: Options = Options {
     graph_rows: usize::MAX,

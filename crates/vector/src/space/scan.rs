@@ -246,8 +246,7 @@ impl<'a> Search<'a> {
         if let Some(set) = part.set {
             let prepared = I8Query::new(query);
             let mut best = TopK::new(candidates);
-            set.iter()
-                .for_each(|row| best.push(row, codes.estimate_one(&prepared, measure, row)));
+            codes.estimate_some(&prepared, measure, set.iter(), |row, d| best.push(row, d));
             let chosen: Vec<u32> = best.into_sorted().into_iter().map(|(row, _)| row).collect();
             let readable: Vec<u32> = chosen
                 .into_iter()

@@ -87,7 +87,8 @@ pub enum Index {
     Bytes,
     /// One-bit codes of all rows in scope, then exact distances of those that may be among the nearest.
     OneBit,
-    /// A walk through the graph, then exact distances of the best; rows not yet in the graph are scanned.
+    /// A walk through the graph, then exact distances of the best; rows not yet in the graph are scanned. Where a filter
+    /// lets through less than one row in 50, the search chooses as with `Auto`.
     Graph,
 }
 

@@ -20,6 +20,11 @@ use crate::scan::{Allowed, Costs, Plan, RowSlice, Rows, Scope};
 pub(super) const NONE: u32 = u32::MAX;
 /// The walk is used when at most one row in ... waits for its place in the graph.
 const PENDING_SHARE: u64 = 4;
+/// Neighbours asked of the graph beyond those wanted, in place of rows that died since it was told.
+const SPARE: usize = 8;
+/// A walk that was asked for is not taken when the filter lets through less than one row in ...: what counts is then too
+/// far apart for any beam, and scanning it is faster.
+const WALKED_THROUGH: usize = 50;
 /// Beams that found these shares of the 10 nearest on embeddings of text, for graphs that were not calibrated yet.
 const BEAMS: Beams = Beams { usual: 64, high: 192 };
 
@@ -75,7 +80,8 @@ impl State {
     /// or there is no graph.
     pub(super) fn walk(&self, search: &Search<'_>) -> Option<Vec<Neighbor>> {
         let walk = self.walk.as_ref()?;
-        let forced = search.params.index == Index::Graph;
+        let forced = search.params.index == Index::Graph
+            && self.allowed(search).saturating_mul(WALKED_THROUGH) >= self.live as usize;
         if !forced && !self.is_worth_walking(walk, search) {
             return None;
         }
@@ -103,15 +109,7 @@ impl State {
         if scans || pending * PENDING_SHARE > self.live {
             return false;
         }
-        let rows = self.live as usize;
-        let allowed = match search.params.filter {
-            None => rows,
-            Some(filter) => self
-                .views()
-                .map(|view| filter.estimate(view))
-                .sum::<usize>()
-                .min(rows),
-        };
+        let (rows, allowed) = (self.live as usize, self.allowed(search));
         let ef = walk.ef(search);
         let scope = Scope {
             rows,
@@ -126,34 +124,37 @@ impl State {
         ef < rows / 8 && Costs::default().choose(scope) == Plan::Graph
     }
 
-    /// A beam for a filtered walk: twice as wide for each factor of ten that the filter takes away, because what does
-    /// not count still has to be walked through.
-    fn widened(&self, ef: usize, search: &Search<'_>) -> usize {
-        let Some(filter) = search.params.filter else {
-            return ef;
-        };
-        let allowed = self
-            .views()
-            .map(|view| filter.estimate(view))
-            .sum::<usize>()
-            .max(1);
-        let share = (allowed as f64 / self.live.max(1) as f64).min(1.0);
-        (ef as f64 * (-share.log10()).exp2()) as usize
+    /// Rows that the filter lets through, as far as can be told without asking each.
+    fn allowed(&self, search: &Search<'_>) -> usize {
+        let rows = self.live as usize;
+        search.params.filter.map_or(rows, |filter| {
+            let estimates = self.views().map(|view| filter.estimate(view));
+            estimates.sum::<usize>().min(rows)
+        })
     }
 
     fn walk_found(&self, walk: &Walk, search: &Search<'_>) -> Option<Vec<Neighbor>> {
         let rows = Reached::new(walk, self, search.config.dim);
         let k = search.params.k;
-        let effort = graph::Effort::new(self.widened(walk.ef(search), search), k);
+        let effort = graph::Effort::new(walk.ef(search), k);
         let answer = match search.params.filter {
-            // Nearly everything counts, so the few that do not are left out afterwards.
+            // Nearly everything counts, so the few that do not are left out afterwards; where they are many, all that
+            // the walk met is ranked.
             None => {
-                let spare = effort.rerank.max(k);
-                let mut near = walk
-                    .graph
-                    .search(search.query, spare, effort, Allowed::All, &rows)
-                    .ok()?;
-                near.retain(|&(key, _)| rows.neighbour(key, None).is_some());
+                let walked = |k| {
+                    let mut near = walk
+                        .graph
+                        .search(search.query, k, effort, Allowed::All, &rows)
+                        .ok()?;
+                    let found = near.len();
+                    near.retain(|&(key, _)| rows.neighbour(key, None).is_some());
+                    Some((near, found))
+                };
+                let spare = k.saturating_add(SPARE).min(effort.rerank.max(k));
+                let (mut near, found) = walked(spare)?;
+                if near.len() < k && found == spare {
+                    near = walked(effort.rerank.max(k))?.0;
+                }
                 near.truncate(k);
                 near
             }
