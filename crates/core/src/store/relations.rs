@@ -69,6 +69,24 @@ pub struct Edge {
     pub outward: bool,
 }
 
+/// The files at the other end of relations. Each half is answered by one index alone.
+macro_rules! edges {
+    ($here:literal, $there:literal, $of_type:literal) => {
+        concat!(
+            edges!(half "relation", $here, $there, $of_type),
+            " UNION ALL ",
+            edges!(half "derived", $here, $there, $of_type),
+            " LIMIT ?3"
+        )
+    };
+    (half $table:literal, $here:literal, $there:literal, $of_type:literal) => {
+        concat!(
+            "SELECT ", $there, ", type FROM ", $table, " WHERE ", $here, " = ?1 AND ", $of_type,
+            " AND dst IS NOT NULL"
+        )
+    };
+}
+
 impl Rows<'_> {
     /// Relations that start at a file, dangling ones included; with `kind`, of this type. Told ones come first.
     pub fn relations_from(&self, id: FileId, kind: Option<&str>) -> Result<Vec<Relation>> {
@@ -145,16 +163,12 @@ impl Rows<'_> {
         limit: usize,
         edges: &mut Vec<Edge>,
     ) -> Result<()> {
-        // Each half is answered by one index alone.
-        let (here, there) = if outward { ("src", "dst") } else { ("dst", "src") };
-        let which = match kind {
-            Some(_) => format!("{here} = ?1 AND type = ?2 AND dst IS NOT NULL"),
-            None => format!("{here} = ?1 AND ?2 IS NULL AND dst IS NOT NULL"),
-        };
-        let mut statement = self.0.prepare_cached(&format!(
-            "SELECT {there}, type FROM relation WHERE {which}
-             UNION ALL SELECT {there}, type FROM derived WHERE {which} LIMIT ?3"
-        ))?;
+        let mut statement = self.0.prepare_cached(match (outward, kind.is_some()) {
+            (true, false) => edges!("src", "dst", "?2 IS NULL"),
+            (true, true) => edges!("src", "dst", "type = ?2"),
+            (false, false) => edges!("dst", "src", "?2 IS NULL"),
+            (false, true) => edges!("dst", "src", "type = ?2"),
+        })?;
         let mut rows = statement.query(params![id.0 as i64, kind, limit as i64])?;
         while let Some(row) = rows.next()? {
             edges.push(Edge {
