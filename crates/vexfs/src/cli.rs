@@ -15,6 +15,7 @@ mod output;
 mod place;
 mod relations;
 mod search;
+mod serve;
 mod spaces;
 mod top;
 mod umount;
@@ -61,6 +62,7 @@ enum Command {
     Check(check::CheckArgs),
     Doctor(doctor::DoctorArgs),
     Export(export::ExportArgs),
+    Serve(serve::ServeArgs),
     #[cfg(feature = "bench")]
     Bench(BenchArgs),
     Completions(completions::CompletionsArgs),
@@ -111,6 +113,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(args) => ended(check::check(&args)),
         Command::Doctor(args) => ended(doctor::doctor(&args)),
         Command::Export(args) => ended(export::export(&args)),
+        Command::Serve(args) => ended(serve::serve(&args)),
         #[cfg(feature = "bench")]
         Command::Bench(args) => crate::bench::command(args.words),
         Command::Completions(args) => {

@@ -124,9 +124,9 @@ fn start(
 
 /// The filesystem over SOURCE, with search in its control directory.
 pub(crate) fn compose(place: &Place, options: &MountOptions, search: Option<&Service>) -> Result<Adapter> {
-    if options.http != Http::Off {
+    if options.http != Http::Off && options.ctl == Control::Off {
         return Err(MountError::Usage(
-            "http=: this build has no HTTP interface beside the store's socket".into(),
+            "http=: with ctl=off nothing is indexed, and there is nothing to ask".into(),
         ));
     }
     if options.embed != Embed::Auto {

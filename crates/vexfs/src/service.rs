@@ -2,21 +2,26 @@
 //! long as it runs.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use vexfs_core::fs::ops::Caller;
 use vexfs_core::knowledge::{IndexMode, Knowledge, KnowledgeOptions};
 use vexfs_core::store::dir::{StoreDir, StoreLock};
-use vexfs_mount::options::{Index, MountOptions};
+use vexfs_core::{Error, Result as CoreResult};
+use vexfs_mount::options::{Http, Index, MountOptions};
 use vexfs_mount::place::Place;
-use vexfs_server::Server;
+use vexfs_server::{Key, Server};
 
 use crate::cli::failure::Failure;
 
 /// The socket in the store directory.
-const STORE_SOCKET: &str = "socket";
+pub(crate) const STORE_SOCKET: &str = "socket";
+/// The key of the TCP interface, in the store directory.
+const KEY: &str = "api-key";
 /// Longest path of a socket that every system takes (`sun_path` without its end).
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -25,7 +30,8 @@ pub(crate) struct Service {
     knowledge: Arc<Knowledge>,
     socket: PathBuf,
     servers: Vec<Server>,
-    public: Option<PathBuf>,
+    /// Sockets outside of the store; they are removed at the end.
+    sockets: Vec<PathBuf>,
 }
 
 impl Service {
@@ -40,7 +46,39 @@ impl Service {
             Index::Manual => IndexMode::Manual,
         };
         let root = place.source_dir.try_clone()?;
-        Service::open(root, &place.source, Some(&place.mountpoint), index, store)
+        let mut service = Service::open(root, &place.source, Some(&place.mountpoint), index, store)?;
+        service.listen_also(&options.http, store)?;
+        Ok(service)
+    }
+
+    /// Serves on a loopback address or a socket of the user's choice, too.
+    fn listen_also(&mut self, http: &Http, store: &StoreDir) -> CoreResult<()> {
+        let server = match http {
+            Http::Off => return Ok(()),
+            Http::Address(address) => {
+                let listener = listen_on_loopback(address)?;
+                let owner = Caller {
+                    uid: rustix::process::geteuid().as_raw(),
+                    gid: rustix::process::getegid().as_raw(),
+                    pid: std::process::id(),
+                };
+                let key = Key::in_file(&store.path().join(KEY), owner)?;
+                Server::start_tcp(listener, self.knowledge.clone(), key)?
+            }
+            Http::Unix(path) => {
+                let there = std::fs::symlink_metadata(path);
+                if there.is_ok_and(|meta| !meta.file_type().is_socket()) {
+                    let what = format!("http=unix:{}: something else has this name", path.display());
+                    return Err(Error::Invalid(what));
+                }
+                let listener = listen(path, 0o666)
+                    .map_err(|e| Error::Invalid(format!("http=unix:{}: {e}", path.display())))?;
+                self.sockets.push(path.clone());
+                Server::start(listener, self.knowledge.clone())?
+            }
+        };
+        self.servers.push(server);
+        Ok(())
     }
 
     fn open(
@@ -75,7 +113,7 @@ impl Service {
             knowledge,
             socket: public.clone().unwrap_or(in_store),
             servers,
-            public,
+            sockets: public.into_iter().collect(),
         })
     }
 
@@ -89,8 +127,8 @@ impl Drop for Service {
     fn drop(&mut self) {
         self.servers.clear();
         self.knowledge.stop();
-        if let Some(public) = &self.public {
-            let _ = std::fs::remove_file(public);
+        for socket in &self.sockets {
+            let _ = std::fs::remove_file(socket);
         }
     }
 }
@@ -109,6 +147,21 @@ fn public_socket() -> Option<PathBuf> {
     (socket.as_os_str().len() <= SOCKET_PATH_MAX).then_some(socket)
 }
 
+/// Listens where only this machine can ask: what is said is not encrypted, and the key opens the whole tree.
+fn listen_on_loopback(address: &str) -> CoreResult<TcpListener> {
+    let bad = |what: String| Error::Invalid(format!("http={address}: {what}"));
+    let addresses: Vec<SocketAddr> = address
+        .to_socket_addrs()
+        .map_err(|e| bad(e.to_string()))?
+        .collect();
+    if addresses.is_empty() || addresses.iter().any(|address| !address.ip().is_loopback()) {
+        return Err(bad(
+            "only loopback addresses, such as 127.0.0.1:7700; others through a proxy with TLS".into(),
+        ));
+    }
+    TcpListener::bind(&*addresses).map_err(|e| bad(e.to_string()))
+}
+
 /// Binds a socket in place of one that a dead daemon left.
 fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
@@ -125,7 +178,7 @@ fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
 pub(crate) struct Unmounted {
     service: Service,
     _lock: StoreLock,
-    _store: StoreDir,
+    store: StoreDir,
 }
 
 impl Unmounted {
@@ -139,8 +192,25 @@ impl Unmounted {
         Ok(Unmounted {
             service,
             _lock: lock,
-            _store: store,
+            store,
         })
+    }
+
+    /// As [`Unmounted::open`], with an interface of the user's choice beside the store's socket.
+    pub(crate) fn open_and_serve(directory: &Path, http: &Http) -> Result<Unmounted, Failure> {
+        let mut unmounted = Unmounted::open(directory)?;
+        unmounted.service.listen_also(http, &unmounted.store)?;
+        Ok(unmounted)
+    }
+
+    /// The store's socket, by a path that other programs can use.
+    pub(crate) fn address(&self) -> PathBuf {
+        self.store.location().join(STORE_SOCKET)
+    }
+
+    /// Looks at the whole tree again; what changed is indexed afterwards.
+    pub(crate) fn rescan(&self) -> Result<(), Failure> {
+        Ok(self.service.knowledge.scan()?)
     }
 
     /// The verbs.

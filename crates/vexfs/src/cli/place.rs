@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::Value;
 
+use vexfs_core::store::dir::{CTLNAME_DEFAULT, StoreDir};
+
 use super::client::Client;
 use super::failure::Failure;
-use crate::service::Unmounted;
+use crate::service::{STORE_SOCKET, Unmounted};
 
 /// Where to look without a mount.
 #[derive(Args, Clone, Debug, Default)]
@@ -112,6 +114,16 @@ fn in_directory(directory: &Path, path: &Path) -> Result<Found, Failure> {
         .strip_prefix(&root)
         .map_err(|_| Failure::usage(format!("{} is not below {}", path.display(), directory.display())))?
         .to_owned();
+    // Somebody serves it already.
+    let store = StoreDir::open(&root, None, CTLNAME_DEFAULT.as_ref())?;
+    if let Some(store) = store.filter(|store| matches!(store.locked_by(), Ok(Some(_)))) {
+        return Ok(Found {
+            client: Client::new(store.location().join(STORE_SOCKET)),
+            below_root,
+            root,
+            _unmounted: None,
+        });
+    }
     let unmounted = Unmounted::open(&root)?;
     Ok(Found {
         client: Client::new(unmounted.socket()),
