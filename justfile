@@ -50,6 +50,10 @@ bench *ARGS:
 kill-vectors:
     cargo test -p vexfs-vector --test kill -- --ignored
 
+# Kill the daemon while it indexes, two hundred times: nothing refused, no vector lost, the index that of a rebuild
+kill-daemon KILLS="200":
+    VEXFS_KILLS={{KILLS}} cargo test --workspace --test history a_daemon_killed
+
 # Vectors in large numbers: reopening, churn, filters; prints what it measures
 slow-vectors:
     cargo test --release -p vexfs-vector --test slow -- --ignored --nocapture --test-threads 1

@@ -145,6 +145,8 @@ impl Knowledge {
             words,
             embedder,
             root: root.try_clone()?,
+            remembered: Default::default(),
+            answered: Default::default(),
         };
         Ok(Arc::new(Knowledge {
             options,
@@ -221,6 +223,7 @@ impl Knowledge {
             store: self.options.store_location.clone(),
             socket: self.options.socket.clone(),
             simd: Kernels::get().simd().name(),
+            queries: self.searcher.answered(),
             uptime_s: self.started.elapsed().as_secs(),
             passthrough: self.mount.get().map(|mount| mount.metrics.passthrough.get() != 0),
         }

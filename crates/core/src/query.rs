@@ -10,6 +10,7 @@ pub mod options;
 pub mod parse;
 mod quantity;
 mod related;
+mod remembered;
 pub mod search;
 pub(crate) mod sight;
 pub mod snippet;

@@ -5,13 +5,15 @@ mod contents;
 mod relations;
 mod vectors;
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Query, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -150,16 +152,11 @@ async fn wait(State(knowledge): Shared, from: From, body: Bytes) -> Response {
     .await
 }
 
-#[derive(Deserialize)]
-struct PathQuery {
-    path: PathBuf,
+async fn why(State(knowledge): Shared, from: From, RawQuery(query): RawQuery) -> Response {
+    verb(from, move |caller| knowledge.why(caller, &path(query)?)).await
 }
 
-async fn why(State(knowledge): Shared, from: From, Query(at): Query<PathQuery>) -> Response {
-    verb(from, move |caller| knowledge.why(caller, &at.path)).await
-}
-
-async fn rebuild(State(knowledge): Shared, from: From) -> Response {
+async fn rebuild(State(knowledge): Shared, from: From, _body: Bytes) -> Response {
     verb(from, move |caller| {
         knowledge.rebuild(caller)?;
         Ok(knowledge.status().json())
@@ -167,46 +164,82 @@ async fn rebuild(State(knowledge): Shared, from: From) -> Response {
     .await
 }
 
-#[derive(Deserialize)]
-struct XattrQuery {
-    path: PathBuf,
-    name: String,
-}
-
 /// What was set on a file, under the names of INTERFACE section 4: the value as it is.
-async fn xattr_get(State(knowledge): Shared, from: From, Query(at): Query<XattrQuery>) -> Response {
+async fn xattr_get(State(knowledge): Shared, from: From, RawQuery(query): RawQuery) -> Response {
     bytes(from, move |caller| {
-        knowledge.xattr_get_at(caller, &at.path, at.name.as_ref())
+        let name = parameter(query.as_deref(), "name")?;
+        knowledge.xattr_get_at(caller, &path(query)?, &name)
     })
     .await
 }
 
-async fn xattr_set(
+async fn xattr_set(State(knowledge): Shared, from: From, RawQuery(query): RawQuery, body: Bytes) -> Response {
+    verb(from, move |caller| {
+        let name = parameter(query.as_deref(), "name")?;
+        knowledge.xattr_set_at(caller, &path(query)?, &name, &body)?;
+        Ok(json!({}))
+    })
+    .await
+}
+
+async fn xattr_remove(
     State(knowledge): Shared,
     from: From,
-    Query(at): Query<XattrQuery>,
-    body: Bytes,
+    RawQuery(query): RawQuery,
+    _body: Bytes,
 ) -> Response {
     verb(from, move |caller| {
-        knowledge.xattr_set_at(caller, &at.path, at.name.as_ref(), &body)?;
+        let name = parameter(query.as_deref(), "name")?;
+        knowledge.xattr_remove_at(caller, &path(query)?, &name)?;
         Ok(json!({}))
     })
     .await
 }
 
-async fn xattr_remove(State(knowledge): Shared, from: From, Query(at): Query<XattrQuery>) -> Response {
+async fn xattr_list(State(knowledge): Shared, from: From, RawQuery(query): RawQuery) -> Response {
     verb(from, move |caller| {
-        knowledge.xattr_remove_at(caller, &at.path, at.name.as_ref())?;
-        Ok(json!({}))
+        Ok(json!(knowledge.xattr_list_at(caller, &path(query)?)?))
     })
     .await
 }
 
-async fn xattr_list(State(knowledge): Shared, from: From, Query(at): Query<PathQuery>) -> Response {
-    verb(from, move |caller| {
-        Ok(json!(knowledge.xattr_list_at(caller, &at.path)?))
-    })
-    .await
+/// The parameter `path`.
+fn path(query: Option<String>) -> Result<PathBuf> {
+    parameter(query.as_deref(), "path").map(PathBuf::from)
+}
+
+/// A parameter of a request as bytes: names and paths need not be UTF-8.
+fn parameter(query: Option<&str>, name: &str) -> Result<OsString> {
+    let found = query
+        .unwrap_or("")
+        .split('&')
+        .find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+    let found = found.ok_or_else(|| Error::Invalid(format!("parameter {name:?} is missing")))?;
+    let mut bytes = Vec::with_capacity(found.len());
+    let mut rest = found.as_bytes();
+    while let Some((&byte, behind)) = rest.split_first() {
+        let escaped = match (byte, behind) {
+            (b'%', [high, low, ..]) => {
+                let digit = |byte: &u8| (*byte as char).to_digit(16);
+                digit(high)
+                    .zip(digit(low))
+                    .map(|(high, low)| (high << 4 | low) as u8)
+            }
+            _ => None,
+        };
+        match (byte, escaped) {
+            (_, Some(byte)) => {
+                bytes.push(byte);
+                rest = &behind[2..];
+            }
+            (b'%', None) => return Err(Error::Invalid(format!("parameter {name:?}: expected %XX"))),
+            (byte, None) => {
+                bytes.push(if byte == b'+' { b' ' } else { byte });
+                rest = behind;
+            }
+        }
+    }
+    Ok(OsString::from_vec(bytes))
 }
 
 /// Runs a verb for the peer on a blocking thread and gives its JSON.
@@ -250,4 +283,36 @@ fn refusal(error: &Error) -> Response {
     };
     let body = json!({"error": {"message": error.to_string(), "errno": error.errno()}});
     (status, axum::Json(body)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_bytes() {
+        let check = |query: &str, name: &str, expect: &[u8]| {
+            assert_eq!(
+                parameter(Some(query), name).unwrap().into_vec(),
+                expect,
+                "{query}"
+            );
+        };
+        check(
+            "path=a%20b/%C3%BC&name=user.vexfs.vec",
+            "path",
+            "a b/ü".as_bytes(),
+        );
+        check("path=caf%E9&name=x", "path", b"caf\xe9");
+        check("path=caf%E9&name=x", "name", b"x");
+        check("path=", "path", b"");
+        check("pathology=1&path=a+b", "path", b"a b");
+        for bad in ["", "name=x", "path=%4", "path=%zz"] {
+            assert!(
+                matches!(parameter(Some(bad), "path"), Err(Error::Invalid(_))),
+                "{bad}"
+            );
+        }
+        assert!(parameter(None, "path").is_err());
+    }
 }

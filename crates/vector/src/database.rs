@@ -18,7 +18,7 @@ use crate::storage::{Disk, Storage, replace};
 const CATALOG: &str = "CATALOG";
 const SPACES: &str = "spaces";
 /// How long the thread sleeps when nobody rings.
-const REST: Duration = Duration::from_secs(10);
+const REST: Duration = Duration::from_secs(3);
 /// How long one space may keep the thread while others wait.
 const TURN: Duration = Duration::from_millis(200);
 
@@ -300,6 +300,8 @@ fn check_name(name: &str) -> Result<()> {
 /// The thread that flushes and merges.
 fn look_after(catalog: Arc<Mutex<Open>>, bell: Arc<Bell>) -> JoinHandle<()> {
     let work = move || {
+        // What the last process left is taken up at once: a graph that is read serves the first search.
+        bell.ring();
         while bell.wait(REST) {
             let spaces: Vec<Arc<Space>> = catalog.lock().spaces.values().flatten().cloned().collect();
             let mut left = spaces;

@@ -10,6 +10,7 @@
 
 pub mod advice;
 pub mod charts;
+mod daemon;
 pub mod dimensions;
 mod fs;
 pub mod gate;

@@ -21,16 +21,16 @@ impl PassageVectors {
 }
 
 impl Vectors for PassageVectors {
-    fn apply(&self, changes: &VectorChanges, tag: u64) -> Result<()> {
+    fn apply(&self, changes: &[&VectorChanges], tag: u64) -> Result<()> {
         let mut batch = Batch::new();
-        for &file in &changes.files {
-            batch.delete_range(PassageId::new(file, 0).0..PassageId::new(FileId(file.0 + 1), 0).0);
-        }
-        for &passage in &changes.passages {
-            batch.delete(passage.0);
-        }
-        if !changes.upserts.is_empty() {
-            let dim = changes.values.len() / changes.upserts.len();
+        for changes in changes {
+            for &file in &changes.files {
+                batch.delete_range(PassageId::new(file, 0).0..PassageId::new(FileId(file.0 + 1), 0).0);
+            }
+            for &passage in &changes.passages {
+                batch.delete(passage.0);
+            }
+            let dim = changes.values.len() / changes.upserts.len().max(1);
             for (passage, vector) in changes.upserts.iter().zip(changes.values.chunks(dim.max(1))) {
                 batch.upsert(passage.0, vector);
             }

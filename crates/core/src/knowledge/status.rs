@@ -49,6 +49,8 @@ pub struct Status {
     pub passthrough: Option<bool>,
     /// The instruction set of the distance kernels.
     pub simd: &'static str,
+    /// Queries answered since the daemon started.
+    pub queries: u64,
     /// Seconds since the daemon started.
     pub uptime_s: u64,
 }
@@ -114,6 +116,7 @@ impl Status {
             "passthrough": self.passthrough,
             "simd": self.simd,
             "pid": std::process::id(),
+            "queries": self.queries,
             "uptime_s": self.uptime_s,
             "version": env!("CARGO_PKG_VERSION"),
             "text": self.text(),

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use super::filter::Sieve;
 use super::fuse::FusedFile;
-use super::search::{Asked, Request, Searcher};
+use super::search::{Asked, Searcher};
+use super::sight::CallersSight;
 use crate::error::Result;
 use crate::ids::FileId;
 use crate::relation::nearness::around;
@@ -37,23 +38,20 @@ impl Searcher {
     /// has the score 1. Conditions and scope hold for hits and neighbours alike.
     pub(super) fn related(
         &self,
-        request: &Request<'_>,
         asked: &Asked,
         sieve: &Sieve<'_>,
         snapshot: &Snapshot,
         wanted: usize,
+        sight: &mut CallersSight<'_>,
     ) -> Result<Vec<(FusedFile, PathBuf)>> {
-        let hits = self.ranked(request, asked, sieve, snapshot, SEEDS)?;
+        let hits = self.ranked(asked, sieve, snapshot, SEEDS, sight)?;
         let mut starts: Vec<(FileId, f32)> = hits.iter().map(|(hit, _)| (hit.file, hit.score)).collect();
         if let Some(file) = asked.except {
             // As much as all that is like it.
             let likenesses: f32 = starts.iter().map(|(_, score)| score).sum();
             starts.push((file, likenesses.max(1.0)));
         }
-        let mut sight = self.sight(request.caller);
-        let near = self
-            .store
-            .read(|rows| around(rows, &starts, NEAR_MAX, &mut sight))?;
+        let near = self.store.read(|rows| around(rows, &starts, NEAR_MAX, sight))?;
         let near: Vec<_> = {
             let mirror = self.store.mirror();
             let passes = |file| Some(file) != asked.except && sieve.passes(&mirror, file);

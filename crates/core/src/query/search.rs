@@ -1,12 +1,13 @@
 //! Answering a query: both indexes are asked under the query's conditions, their lists fused, and what the caller may
 //! not read taken out before anything is counted or scaled.
 
-use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashSet;
 use vexfs_vector::{Filter as VectorFilter, SearchParams, Space};
 
 use super::access::readable;
@@ -14,17 +15,20 @@ use super::answer::{Answer, Hit, HitPassage};
 use super::filter::Sieve;
 use super::fuse::{DEPTH, FusedFile, Scored, fuse};
 use super::options::{Mode, Options};
-use super::parse::{Query, TermKind, parse};
+use super::parse::{Filter, Query, TermKind, parse};
+use super::remembered::{Known, Question, Remembered};
 use super::sight::CallersSight;
 use super::spaces::ToldSpaces;
 use crate::error::{Error, Result};
 use crate::fs::ops::Caller;
-use crate::ids::{FileId, NodeKey, PassageId};
+use crate::ids::{FileId, Generation, NodeKey, PassageId};
 use crate::semantic::embed::Embedder;
 use crate::semantic::lexical::{LexicalIndex, Limit, Snapshot, Words};
 use crate::store::Store;
 use crate::store::file::State;
 
+/// Passages that the vectors are asked for, for each file that is wanted: the best of a list lie in fewer files.
+const PASSAGES_PER_FILE: usize = 2;
 /// Passages of a file that an answer shows.
 const PASSAGES_PER_HIT: usize = 3;
 /// Lists longer than this are not asked for, however few of their files the caller may read.
@@ -83,6 +87,10 @@ pub struct Searcher {
     pub embedder: Arc<dyn Embedder>,
     /// The backing directory.
     pub root: OwnedFd,
+    /// Answers to be given again.
+    pub remembered: Remembered,
+    /// Queries answered.
+    pub answered: AtomicU64,
 }
 
 /// What the two indexes are asked.
@@ -96,9 +104,15 @@ pub(super) struct Asked {
 }
 
 impl Searcher {
+    /// Queries answered so far.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
     /// Answers a request.
     pub fn search(&self, request: &Request<'_>) -> Result<Answer> {
         let started = Instant::now();
+        self.answered.fetch_add(1, Ordering::Relaxed);
         let (title, query) = match &request.what {
             What::Text(text) => ((*text).to_owned(), parse(text)?),
             What::Like(path) => (
@@ -107,38 +121,74 @@ impl Searcher {
             ),
             What::Vector { .. } => ("vector".to_owned(), Query::default()),
         };
-        let Some(scope) = self.scope(request)? else {
-            return Ok(self.answer(title, Vec::new(), false, started));
-        };
-        let snapshot = self.words.snapshot();
-        let readable = |path: &Path| self.readable_file(request.caller, path);
-        let sieve = Sieve::new(&query, scope, &self.store, &snapshot, &readable)?;
-        let asked = self.asked(request, &query, scope)?;
-        let k = request.options.k;
-        let files = match request.options.mode {
-            Mode::Rel => self.related(request, &asked, &sieve, &snapshot, k + 1)?,
-            _ => self.ranked(request, &asked, &sieve, &snapshot, k + 1)?,
-        };
-        let truncated = files.len() > k;
-        let kept = files
-            .into_iter()
-            .take(k)
-            .filter(|(file, _)| file.score >= request.options.min_score);
-        let hits = kept
-            .map(|(file, path)| self.hydrate(file, path, &snapshot))
-            .collect::<Result<Vec<_>>>()?;
-        Ok(self.answer(title, hits, truncated, started))
-    }
-
-    fn answer(&self, query: String, hits: Vec<Hit>, truncated: bool, started: Instant) -> Answer {
-        Answer {
-            query,
+        let empty = Answer {
+            query: title,
             generation: self.store.generation(),
             pending: self.store.mirror().counts().pending,
-            took: started.elapsed(),
+            took: Duration::ZERO,
+            truncated: false,
+            hits: Vec::new(),
+        };
+        let Some(scope) = self.scope(request)? else {
+            return Ok(empty);
+        };
+        let question = question(request, &query, scope, empty.generation);
+        if let Some(known) = question
+            .as_ref()
+            .and_then(|question| self.remembered.get(question))
+            && readable(self.root.as_fd(), request.caller, &known.paths) == known.readable
+        {
+            return Ok(Answer {
+                truncated: known.truncated,
+                hits: known.hits,
+                took: started.elapsed(),
+                ..empty
+            });
+        }
+        let mut sight = self.sight(request.caller);
+        let (hits, truncated) = self.hits(request, &query, scope, &mut sight)?;
+        if let Some(question) = question.filter(|_| self.store.generation() == empty.generation) {
+            let (paths, readable) = sight.into_asked();
+            let hits = hits.clone();
+            self.remembered.put(
+                question,
+                Known {
+                    hits,
+                    truncated,
+                    paths,
+                    readable,
+                },
+            );
+        }
+        Ok(Answer {
             truncated,
             hits,
-        }
+            took: started.elapsed(),
+            ..empty
+        })
+    }
+
+    /// The hits, and whether there are more.
+    fn hits(
+        &self,
+        request: &Request<'_>,
+        query: &Query,
+        scope: Option<FileId>,
+        sight: &mut CallersSight<'_>,
+    ) -> Result<(Vec<Hit>, bool)> {
+        let snapshot = self.words.snapshot();
+        let readable = |path: &Path| self.readable_file(request.caller, path);
+        let sieve = Sieve::new(query, scope, &self.store, &snapshot, &readable)?;
+        let asked = self.asked(request, query, scope)?;
+        let k = request.options.k;
+        let mut files = match request.options.mode {
+            Mode::Rel => self.related(&asked, &sieve, &snapshot, k + 1, sight)?,
+            _ => self.ranked(&asked, &sieve, &snapshot, k + 1, sight)?,
+        };
+        let truncated = files.len() > k;
+        files.truncate(k);
+        files.retain(|(file, _)| file.score >= request.options.min_score);
+        Ok((self.hydrate(files, &snapshot)?, truncated))
     }
 
     /// The directory to search below, by its id; `Some(None)` for the whole tree, none for a directory of which the
@@ -280,45 +330,47 @@ impl Searcher {
     /// files may be read or nothing is left.
     pub(super) fn ranked(
         &self,
-        request: &Request<'_>,
         asked: &Asked,
         sieve: &Sieve<'_>,
         snapshot: &Snapshot,
         wanted: usize,
+        sight: &mut CallersSight<'_>,
     ) -> Result<Vec<(FusedFile, PathBuf)>> {
         let weight = match (
             &asked.vector,
             asked.words.any.is_empty() && asked.words.all.is_empty(),
         ) {
-            (None, true) => return self.listed(request, sieve, wanted),
+            (None, true) => return self.listed(sieve, wanted, sight),
             // With one list empty the other has all the weight.
             _ => self.embedder.hybrid_weight(),
         };
         let mut files = DEPTH.max(wanted);
-        let mut sight = self.sight(request.caller);
         loop {
             let (mut vectors, mut words) = self.lists(asked, sieve, snapshot, files)?;
-            let full = distinct(&vectors).max(distinct(&words)) >= files;
+            let full = distinct(&vectors).max(words.len()) >= files;
             sight.look(vectors.iter().chain(&words).map(|hit| hit.id.file()));
             let allowed = |hit: &Scored| sight.path(hit.id.file()).is_some();
             vectors.retain(allowed);
             words.retain(allowed);
-            let ranked = fuse(&words, &vectors, weight);
-            if !full || ranked.len() >= DEPTH.max(wanted) / 2 || files >= DEPTH_MAX {
-                let path = |file: &FusedFile| sight.path(file.file).unwrap_or(Path::new("")).to_owned();
-                let best = ranked.into_iter().take(wanted);
-                return Ok(best
-                    .map(|file| {
-                        let path = path(&file);
-                        (file, path)
-                    })
-                    .collect());
+            let mut fused = fuse(&words, &vectors, weight);
+            if full && fused.files.len() < DEPTH.max(wanted) / 2 && files < DEPTH_MAX {
+                files *= 4;
+                continue;
             }
-            files *= 4;
+            let shown: Vec<FileId> = fused.files.iter().take(wanted).map(|file| file.file).collect();
+            let mut further = snapshot.passages_of(&shown, &asked.words, PASSAGES_PER_HIT)?;
+            let listed: FxHashSet<PassageId> = words.iter().map(|hit| hit.id).collect();
+            further.retain(|hit| !listed.contains(&hit.id));
+            fused.add_words(&further, wanted);
+            let with_path = |file: FusedFile| {
+                let path = sight.path(file.file).unwrap_or(Path::new("")).to_owned();
+                (file, path)
+            };
+            return Ok(fused.files.into_iter().take(wanted).map(with_path).collect());
         }
     }
 
-    /// The best passages of the best `files` files in each index.
+    /// The best passages of the best `files` files by vector, and the best passage of each of them by word.
     fn lists(
         &self,
         asked: &Asked,
@@ -326,13 +378,17 @@ impl Searcher {
         snapshot: &Snapshot,
         files: usize,
     ) -> Result<(Vec<Scored>, Vec<Scored>)> {
+        if let Some(space) = &asked.space {
+            self.spaces.catch_up(space)?;
+        }
         let mirror = self.store.mirror();
         let passes = |file: FileId| Some(file) != asked.except && sieve.passes(&mirror, file);
         let filtered = !sieve.passes_all() || asked.except.is_some();
         let mut vectors = Vec::new();
         match (&asked.vector, &asked.space) {
             (Some(vector), Some(space)) => {
-                let found = self.spaces.search(space, vector, files, &passes)?;
+                let selectivity = sieve.selectivity(&mirror);
+                let found = self.spaces.search(space, vector, files, &passes, selectivity)?;
                 vectors.extend(found.iter().map(|&(file, score)| Scored {
                     id: PassageId::new(file, 0),
                     score,
@@ -340,11 +396,11 @@ impl Searcher {
             }
             (Some(vector), None) => {
                 let test = |id: u64| passes(PassageId(id).file());
-                let mut params = SearchParams::new(files * PASSAGES_PER_HIT);
+                let mut params = SearchParams::new(files * PASSAGES_PER_FILE);
                 if filtered {
                     params = params.filter(VectorFilter::Predicate {
                         test: &test,
-                        selectivity: 0.5,
+                        selectivity: sieve.selectivity(&mirror),
                     });
                 }
                 let found = self.passages.search(vector, &params).map_err(vector_error)?;
@@ -357,7 +413,7 @@ impl Searcher {
         }
         let limit = Limit {
             files,
-            passages_per_file: PASSAGES_PER_HIT,
+            passages_per_file: 1,
         };
         let words = snapshot.search(&asked.words, limit, filtered.then_some(&passes as _))?;
         Ok((vectors, words))
@@ -366,9 +422,9 @@ impl Searcher {
     /// A query of conditions alone: the files that meet them, the last changed first.
     fn listed(
         &self,
-        request: &Request<'_>,
         sieve: &Sieve<'_>,
         wanted: usize,
+        sight: &mut CallersSight<'_>,
     ) -> Result<Vec<(FusedFile, PathBuf)>> {
         let mut found: Vec<(i64, FileId)> = {
             let mirror = self.store.mirror();
@@ -383,7 +439,6 @@ impl Searcher {
         };
         found.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
         let mut files = Vec::new();
-        let mut sight = self.sight(request.caller);
         for part in found.chunks(wanted.max(DEPTH)) {
             sight.look(part.iter().map(|(_, file)| *file));
             let shown = part
@@ -428,42 +483,65 @@ impl Searcher {
         CallersSight::new(&self.store, self.root.as_fd(), caller)
     }
 
-    fn hydrate(&self, file: FusedFile, path: PathBuf, snapshot: &Snapshot) -> Result<Hit> {
-        let (row, rows) = self
-            .store
-            .read(|rows| Ok((rows.file(file.file)?, rows.passages(file.file)?)))?;
-        let mut passages = Vec::new();
-        for &Scored { id, score } in file.passages.iter().take(PASSAGES_PER_HIT) {
-            let Some(stored) = snapshot.passage(id)? else {
-                continue;
-            };
-            let bytes = rows
-                .known()
-                .iter()
-                .find(|row| row.slot == id.slot())
-                .map(|row| row.bytes.clone());
-            let bytes = bytes.unwrap_or_default();
-            passages.push(HitPassage {
-                start_line: stored.lines.0,
-                end_line: stored.lines.1,
-                start_byte: bytes.start.into(),
-                end_byte: bytes.end.into(),
-                text: stored.text,
-                score,
+    /// The hits with their passages and what the catalog says of the files, as of one commit.
+    fn hydrate(&self, files: Vec<(FusedFile, PathBuf)>, snapshot: &Snapshot) -> Result<Vec<Hit>> {
+        self.store.read(|rows| {
+            let hydrated = files.into_iter().map(|(file, path)| {
+                let row = rows.file(file.file)?;
+                let mut passages = Vec::new();
+                for &Scored { id, score } in file.passages.iter().take(PASSAGES_PER_HIT) {
+                    let Some(stored) = snapshot.passage(id)? else {
+                        continue;
+                    };
+                    passages.push(HitPassage {
+                        start_line: stored.lines.0,
+                        end_line: stored.lines.1,
+                        start_byte: stored.start,
+                        end_byte: stored.start + stored.text.len() as u64,
+                        text: stored.text,
+                        score,
+                    });
+                }
+                let state = row.as_ref().map(|row| &row.state);
+                Ok(Hit {
+                    file: file.file,
+                    path,
+                    score: file.score,
+                    score_vec: file.score_vec,
+                    score_bm25: file.score_bm25,
+                    score_rel: file.score_rel,
+                    passages,
+                    stale: matches!(state, Some(State::Stale | State::Pending)),
+                    generation: row.map(|row| row.indexed).unwrap_or_default(),
+                })
             });
-        }
-        let state = row.as_ref().map(|row| &row.state);
-        Ok(Hit {
-            file: file.file,
-            path,
-            score: file.score,
-            score_vec: file.score_vec,
-            score_bm25: file.score_bm25,
-            score_rel: file.score_rel,
-            passages,
-            stale: matches!(state, Some(State::Stale | State::Pending)),
-            generation: row.map(|row| row.indexed).unwrap_or_default(),
+            hydrated.collect()
         })
+    }
+}
+
+/// The question by which an answer is remembered; none where it rests on more than the rights to what it shows: on another
+/// file, or on relations.
+fn question(
+    request: &Request<'_>,
+    query: &Query,
+    scope: Option<FileId>,
+    generation: Generation,
+) -> Option<Question> {
+    let other = |kind: &TermKind| matches!(kind, TermKind::Filter(Filter::Like(_) | Filter::Linked(..)));
+    let mut terms = query.groups.iter().flat_map(|group| &group.terms);
+    match request.what {
+        What::Text(text) if request.options.mode != Mode::Rel && !terms.any(|term| other(&term.kind)) => {
+            Some(Question {
+                generation,
+                uid: request.caller.uid,
+                gid: request.caller.gid,
+                scope,
+                text: text.to_owned(),
+                options: request.options.clone(),
+            })
+        }
+        _ => None,
     }
 }
 
@@ -484,7 +562,10 @@ fn words(query: &Query) -> Words {
 }
 
 fn distinct(list: &[Scored]) -> usize {
-    list.iter().map(|hit| hit.id.file()).collect::<HashSet<_>>().len()
+    list.iter()
+        .map(|hit| hit.id.file())
+        .collect::<FxHashSet<_>>()
+        .len()
 }
 
 pub(crate) fn vector_error(error: vexfs_vector::Error) -> Error {

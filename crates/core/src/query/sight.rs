@@ -1,9 +1,10 @@
 //! What one caller may know of, for the time of a request: asked of the kernel once a file.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+
+use rustc_hash::FxHashMap;
 
 use super::access::readable;
 use crate::fs::ops::Caller;
@@ -16,7 +17,10 @@ pub(crate) struct CallersSight<'a> {
     store: &'a Store,
     root: BorrowedFd<'a>,
     caller: &'a Caller,
-    known: HashMap<FileId, Option<PathBuf>>,
+    known: FxHashMap<FileId, Option<PathBuf>>,
+    /// All paths that were asked about, and the answers.
+    paths: Vec<PathBuf>,
+    readable: Vec<bool>,
 }
 
 impl<'a> CallersSight<'a> {
@@ -26,7 +30,9 @@ impl<'a> CallersSight<'a> {
             store,
             root,
             caller,
-            known: HashMap::new(),
+            known: FxHashMap::default(),
+            paths: Vec::new(),
+            readable: Vec::new(),
         }
     }
 
@@ -46,11 +52,18 @@ impl<'a> CallersSight<'a> {
             }
         }
         let readable = readable(self.root, self.caller, &paths);
-        for ((file, path), readable) in asked.into_iter().zip(paths).zip(readable) {
+        for ((file, path), readable) in asked.into_iter().zip(&paths).zip(&readable) {
             if let (true, Some(known @ None)) = (readable, self.known.get_mut(&file)) {
-                *known = Some(path);
+                *known = Some(path.clone());
             }
         }
+        self.paths.extend(paths);
+        self.readable.extend(readable);
+    }
+
+    /// All paths that were asked about, and the answers.
+    pub(crate) fn into_asked(self) -> (Vec<PathBuf>, Vec<bool>) {
+        (self.paths, self.readable)
     }
 
     /// A path under which the caller may read a file that was looked at; none of those that they may not.

@@ -58,7 +58,8 @@ impl ToldSpaces {
     }
 
     /// Sets a file's vector: durable when it returns. The first vector of a space makes it. An error leaves the
-    /// vector that was there.
+    /// vector that was there. Where the index cannot follow, because the disk is full for instance, the vector is set all
+    /// the same, and the index is made anew when it is asked next.
     pub fn set(&self, file: FileId, space: &str, vector: &[f32]) -> Result<Generation> {
         self.change(
             space,
@@ -154,29 +155,61 @@ impl ToldSpaces {
             .read(|rows| rows.space(space))?
             .map(|row| row.generation.0);
         let ((), generation) = self.store.write(rows)?;
-        let derived = self.derived(space)?;
-        // A derived index that missed an earlier change is made anew; so is one whose change fails.
-        if before.is_some() && derived.snapshot().committed_tag() != before {
-            self.rebuild(space)?;
-            return Ok(generation);
-        }
-        let mut batch = Batch::new();
-        index(&mut batch);
-        batch.tag(generation.0);
-        if let Err(error) = derived.apply(&batch) {
-            tracing::warn!(space, %error, "the index of a space is made anew");
-            self.rebuild(space)?;
+        if let Err(error) = self.follow(space, before, generation, index) {
+            tracing::warn!(space, %error, "the index of a space does not follow");
         }
         Ok(generation)
     }
 
-    /// The best `k` files by a space's vectors among those that `passes` lets pass, with their similarities.
+    /// Brings the index from one generation of the space to the next by a change of it, or makes it anew.
+    fn follow(
+        &self,
+        space: &str,
+        before: Option<u64>,
+        generation: Generation,
+        index: impl FnOnce(&mut Batch),
+    ) -> Result<()> {
+        let derived = self.derived(space)?;
+        // It missed an earlier change.
+        if before.is_some() && derived.snapshot().committed_tag() != before {
+            return self.rebuild(space);
+        }
+        let mut batch = Batch::new();
+        index(&mut batch);
+        batch.tag(generation.0);
+        match derived.apply(&batch) {
+            Ok(_) => Ok(()),
+            Err(_) => self.rebuild(space),
+        }
+    }
+
+    /// Makes the index of a space anew where it missed a change. Takes a lock that is held across commits: not to be
+    /// called with the catalog in hand.
+    pub fn catch_up(&self, space: &str) -> Result<()> {
+        let outdated = || -> Result<bool> {
+            let row = self.store.read(|rows| rows.space(space))?;
+            let Some(row) = row else { return Ok(false) };
+            Ok(self.derived(space)?.snapshot().committed_tag() != Some(row.generation.0))
+        };
+        if outdated()? {
+            // Whoever held the lock may have brought it up.
+            let _changing = self.changing.lock();
+            if outdated()? {
+                self.rebuild(space)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The best `k` files by a space's vectors among those that `passes` lets pass, about `selectivity` of all, with
+    /// their similarities.
     pub fn search(
         &self,
         space: &str,
         vector: &[f32],
         k: usize,
         passes: &(dyn Fn(FileId) -> bool + Sync),
+        selectivity: f32,
     ) -> Result<Vec<(FileId, f32)>> {
         let row = self.store.read(|rows| rows.space(space))?;
         let row = row.ok_or_else(|| Error::NotFound(format!("space {space:?}")))?;
@@ -190,7 +223,7 @@ impl ToldSpaces {
         let test = |id: u64| passes(FileId(id));
         let params = SearchParams::new(k).filter(Filter::Predicate {
             test: &test,
-            selectivity: 0.5,
+            selectivity,
         });
         let found = self
             .derived(space)?

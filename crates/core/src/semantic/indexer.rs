@@ -15,6 +15,7 @@ pub mod feed;
 pub mod inbox;
 pub mod marks;
 
+mod below;
 mod commit;
 mod prepare;
 mod queue;
@@ -22,6 +23,7 @@ mod reconcile;
 mod recover;
 mod walk;
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -40,6 +42,7 @@ use crate::semantic::embed::{Embedder, StaticModel, WordPiece};
 use crate::semantic::extract::{Limits, Workers};
 use crate::semantic::scan::rules::{RuleOptions, Rules};
 use crate::semantic::scan::tree::Tree;
+use crate::store::catalog::Derived;
 use crate::store::file::{Facts, Kind, ROOT, State};
 use crate::store::{Store, Tx};
 use derived::{Vectors, Words};
@@ -154,6 +157,16 @@ pub struct Explanation {
     pub indexed: Generation,
 }
 
+/// A stage that can be kept from its work, by a full disk for instance.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// A thread ended; nothing repairs that.
+    Fault,
+    Names,
+    Contents,
+    Commit,
+}
+
 /// What the threads share.
 pub(crate) struct Shared {
     store: Arc<Store>,
@@ -169,11 +182,16 @@ pub(crate) struct Shared {
     feed: Feed,
     budget: Budget,
     tag: AtomicU64,
+    /// Held by whoever changes the derived indexes: they are changed by one at a time.
+    committing: Mutex<()>,
+    /// How often the derived indexes were thrown away; what was prepared before that does not fit any more.
+    epoch: AtomicU64,
     /// Marks were lost: the first scan compares all contents.
     suspicious: AtomicBool,
     walked_folders: AtomicU64,
     walked_entries: AtomicU64,
-    error: Mutex<Option<String>>,
+    /// What keeps a stage from its work.
+    errors: Mutex<BTreeMap<Stage, String>>,
     stopping: Mutex<bool>,
     stop: Condvar,
     #[cfg(test)]
@@ -216,10 +234,12 @@ impl Indexer {
             feed: Feed::default(),
             budget: Budget::default(),
             tag: AtomicU64::new(tag),
+            committing: Mutex::new(()),
+            epoch: AtomicU64::new(0),
             suspicious: AtomicBool::new(suspicious),
             walked_folders: AtomicU64::new(0),
             walked_entries: AtomicU64::new(0),
-            error: Mutex::new(None),
+            errors: Mutex::default(),
             stopping: Mutex::new(false),
             stop: Condvar::new(),
             options,
@@ -273,7 +293,7 @@ impl Indexer {
             queue,
             scanning,
             walked: self.shared.walked_entries.load(Ordering::Relaxed),
-            error: self.shared.error.lock().clone(),
+            error: self.shared.errors.lock().values().next().cloned(),
         }
     }
 
@@ -347,13 +367,19 @@ impl Indexer {
     /// [`Indexer::wait_idle`]. Until then less is found.
     pub fn rebuild(&self) -> Result<()> {
         let shared = &self.shared;
-        let (ids, _) = shared.store.write(|tx| {
-            let ids = tx.distrust_derived(true)?;
-            shared.queue.touch(&ids);
-            Ok(ids)
-        })?;
+        let _alone = shared.committing.lock();
+        // Rows first: a crash from here on leaves files that wait, and no file is called ready that cannot be found.
+        let (ids, _) = shared.store.write(|tx| tx.distrust_derived(true))?;
+        shared.epoch.fetch_add(1, Ordering::AcqRel);
         shared.queue.notify(FileId(0), &[]);
-        tracing::info!(files = ids.len(), "the index is rebuilt");
+        let tag = shared.next_tag();
+        shared.vectors.clear(tag)?;
+        shared.words.clear(tag)?;
+        shared.store.write(|tx| {
+            tx.set_watermark(Derived::Vectors, tag)?;
+            tx.set_watermark(Derived::Words, tag)
+        })?;
+        tracing::info!(files = ids.len(), "the index is made anew");
         Ok(())
     }
 
@@ -390,9 +416,8 @@ fn spawn_all(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>> {
         let name = name.to_owned();
         threads.push(builder.spawn(move || {
             if catch_unwind(AssertUnwindSafe(|| run(&shared))).is_err() {
-                *shared.error.lock() = Some(format!(
-                    "the indexer's thread {name:?} ended by a fault in the program"
-                ));
+                let what = format!("the indexer's thread {name:?} ended by a fault in the program");
+                shared.errors.lock().insert(Stage::Fault, what);
             }
         })?);
         Ok(())
@@ -417,7 +442,7 @@ fn work(shared: &Shared, jobs: &Sender<Job>) {
             Ok(Some(id)) => id,
             Ok(None) => return,
             Err(error) => {
-                shared.fail(&error);
+                shared.fail(Stage::Contents, &error);
                 shared.sleep(Duration::from_secs(1));
                 continue;
             }
@@ -428,6 +453,7 @@ fn work(shared: &Shared, jobs: &Sender<Job>) {
             .get(id)
             .map_or(0, |node| node.facts.size as usize);
         let reserved = shared.budget.take(size);
+        let epoch = shared.epoch.load(Ordering::Acquire);
         // The text of a file is hostile until proved otherwise: a fault that it brings to light costs this file only.
         let step = catch_unwind(AssertUnwindSafe(|| prepare::prepare(shared, id)))
             .unwrap_or_else(|_| prepare::fail(shared, id, "a fault in the program"));
@@ -435,7 +461,9 @@ fn work(shared: &Shared, jobs: &Sender<Job>) {
             Ok(Step::Skip) => shared.queue.done([id].into_iter()),
             Ok(Step::Park) => shared.queue.park(id),
             Ok(Step::Commit(job)) => {
+                shared.recovered(Stage::Contents);
                 let mut job = *job;
+                job.epoch = epoch;
                 job.bytes = job.bytes.max(reserved);
                 shared.budget.adjust(reserved, job.bytes);
                 if jobs.send(job).is_err() {
@@ -445,7 +473,7 @@ fn work(shared: &Shared, jobs: &Sender<Job>) {
             }
             Err(error) => {
                 tracing::error!(%error, %id, "a file could not be prepared");
-                shared.fail(&error);
+                shared.fail(Stage::Contents, &error);
                 shared.queue.park(id);
                 shared.sleep(Duration::from_millis(200));
                 shared.queue.unpark();
@@ -489,8 +517,13 @@ impl Shared {
     }
 
     /// Keeps an error for the status.
-    fn fail(&self, error: &Error) {
-        *self.error.lock() = Some(error.to_string());
+    fn fail(&self, stage: Stage, error: &Error) {
+        self.errors.lock().insert(stage, error.to_string());
+    }
+
+    /// A stage works again.
+    fn recovered(&self, stage: Stage) {
+        self.errors.lock().remove(&stage);
     }
 
     fn is_stopping(&self) -> bool {

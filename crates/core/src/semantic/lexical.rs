@@ -5,11 +5,12 @@
 
 mod analyzer;
 mod search;
+mod statistics;
 
 use std::path::{Path, PathBuf};
 
-use parking_lot::RwLock;
-use tantivy::indexer::IndexWriterOptions;
+use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tantivy::indexer::{IndexWriterOptions, LogMergePolicy};
 use tantivy::schema::{
     FAST, Field, INDEXED, IndexRecordOption, STORED, Schema, TextFieldIndexing, TextOptions,
 };
@@ -20,10 +21,13 @@ pub use search::{Hit, Limit, Snapshot, StoredPassage, Words};
 
 use crate::error::{Error, Result};
 use crate::ids::{FileId, Generation, PassageId};
+use statistics::Statistics;
 
 /// Memory for documents not yet written, a thread. A larger buffer makes fewer, larger segments; the smallest that
 /// tantivy takes is 15 MB.
 const BUFFER_BYTES: usize = 48 << 20;
+/// A segment with a larger share of dead documents is written anew.
+const DEAD_SHARE_MAX: f32 = 0.2;
 /// The name under which the analyzer is registered; it changes when terms change, so an older index is rebuilt.
 const ANALYZER: &str = "vexfs-1";
 
@@ -47,8 +51,11 @@ pub struct LexicalIndex {
     index: Index,
     fields: Fields,
     reader: IndexReader,
-    /// Shared to add and delete, alone to commit.
-    writer: RwLock<IndexWriter>,
+    /// The last commit as readers see it.
+    current: RwLock<Snapshot>,
+    threads: usize,
+    /// Shared to add and delete, alone to commit. None after a failure, until it is wanted again.
+    writer: RwLock<Option<IndexWriter>>,
 }
 
 #[derive(Clone, Copy)]
@@ -96,22 +103,37 @@ impl LexicalIndex {
             e => corrupt(e.to_string()),
         })?;
         index.tokenizers().register(ANALYZER, Analyzer::default());
-        let options = IndexWriterOptions::builder()
-            .memory_budget_per_thread(BUFFER_BYTES)
-            .num_worker_threads(threads.max(1))
-            .num_merge_threads(1)
-            .build();
-        let writer = index.writer_with_options(options)?;
+        let writer = open_writer(&index, threads)?;
         let reader = index
             .reader_builder()
             .reload_policy(ReloadPolicy::Manual)
             .try_into()?;
+        let current = Snapshot::new(reader.searcher(), fields, &Statistics::default())?;
         Ok(LexicalIndex {
             index,
             fields,
             reader,
-            writer: RwLock::new(writer),
+            current: RwLock::new(current),
+            threads,
+            writer: RwLock::new(Some(writer)),
         })
+    }
+
+    fn writer(&self) -> Result<MappedRwLockReadGuard<'_, IndexWriter>> {
+        let mut guard = self.writer.read();
+        if guard.is_none() {
+            drop(guard);
+            let mut alone = self.writer.write();
+            if alone.is_none() {
+                *alone = Some(open_writer(&self.index, self.threads)?);
+            }
+            guard = RwLockWriteGuard::downgrade(alone);
+        }
+        Ok(RwLockReadGuard::map(guard, |writer| {
+            writer
+                .as_ref()
+                .expect("opened above, and not closed while the lock is held")
+        }))
     }
 
     /// Adds a passage. Passages of a file that is indexed already have to be deleted first.
@@ -126,22 +148,20 @@ impl LexicalIndex {
             u64::from(entry.lines.0) << 32 | u64::from(entry.lines.1),
         );
         document.add_u64(self.fields.start, entry.start);
-        self.writer.read().add_document(document)?;
+        self.writer()?.add_document(document)?;
         Ok(())
     }
 
     /// Removes every passage of a file that was added before.
     pub fn delete_file(&self, file: FileId) -> Result<()> {
-        self.writer
-            .read()
+        self.writer()?
             .delete_term(Term::from_field_u64(self.fields.file, file.0));
         Ok(())
     }
 
     /// Removes one passage that was added before.
     pub fn delete_passage(&self, id: PassageId) -> Result<()> {
-        self.writer
-            .read()
+        self.writer()?
             .delete_term(Term::from_field_u64(self.fields.passage, id.0));
         Ok(())
     }
@@ -149,12 +169,19 @@ impl LexicalIndex {
     /// Makes everything so far durable and visible, and remembers the generation that it stands for. After an error
     /// the last commit stands.
     pub fn commit(&self, generation: Generation) -> Result<()> {
+        drop(self.writer()?);
         let mut writer = self.writer.write();
-        let mut prepared = writer.prepare_commit()?;
+        let Some(open) = writer.as_mut() else {
+            return Err(Error::Stopped);
+        };
+        let mut prepared = open.prepare_commit()?;
         prepared.set_payload(&generation.0.to_string());
         prepared.commit()?;
         drop(writer);
         self.reader.reload()?;
+        let before = self.snapshot();
+        let current = Snapshot::new(self.reader.searcher(), self.fields, before.statistics())?;
+        *self.current.write() = current;
         Ok(())
     }
 
@@ -170,15 +197,15 @@ impl LexicalIndex {
         payload.map(parse).transpose()
     }
 
-    /// Forgets everything added or deleted since the last commit.
-    pub fn rollback(&self) -> Result<()> {
-        self.writer.write().rollback()?;
-        Ok(())
+    /// Forgets everything added or deleted since the last commit. Whatever state a failure left the writer in, the
+    /// next use begins with a new one.
+    pub fn rollback(&self) {
+        *self.writer.write() = None;
     }
 
     /// Removes every passage of every file. Visible after the next commit.
     pub fn clear(&self) -> Result<()> {
-        self.writer.read().delete_all_documents()?;
+        self.writer()?.delete_all_documents()?;
         Ok(())
     }
 
@@ -191,8 +218,21 @@ impl LexicalIndex {
 
     /// What was committed last, as long as one holds it.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot::new(self.reader.searcher(), self.fields)
+        self.current.read().clone()
     }
+}
+
+fn open_writer(index: &Index, threads: usize) -> Result<IndexWriter> {
+    let options = IndexWriterOptions::builder()
+        .memory_budget_per_thread(BUFFER_BYTES)
+        .num_worker_threads(threads.max(1))
+        .num_merge_threads(1)
+        .build();
+    let writer = index.writer_with_options(options)?;
+    let mut merging = LogMergePolicy::default();
+    merging.set_del_docs_ratio_before_merge(DEAD_SHARE_MAX);
+    writer.set_merge_policy(Box::new(merging));
+    Ok(writer)
 }
 
 #[cfg(test)]

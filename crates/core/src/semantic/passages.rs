@@ -1,9 +1,9 @@
 //! Cuts a text into passages: the unit that is embedded, indexed by word, found, and shown.
 //!
-//! A passage has at most [`TOKENS_MAX`] tokens. Where one would be longer it is cut at the strongest break in its
-//! second half: a section (heading, top-level definition), a paragraph (blank line, nested definition), a line or
-//! the end of a sentence, a word. After a cut inside a paragraph the next passage repeats about [`OVERLAP`] tokens,
-//! so that what stands across the cut is whole in one of both. Small sections are joined.
+//! A passage has at most [`TOKENS_MAX`] tokens, as [`counted`]. Where one would be longer it is cut at the strongest
+//! break in its last part: a section (heading, top-level definition), a paragraph (blank line, nested definition), a
+//! line or the end of a sentence, a word. After a cut inside a paragraph the next passage repeats about [`OVERLAP`]
+//! tokens, so that what stands across the cut is whole in one of both. Small sections and paragraphs are joined.
 //!
 //! The walk is linear in the text and holds one passage's words and the outline; a text without breaks, words or
 //! ends is cut all the same.
@@ -15,20 +15,25 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::embed::WordPiece;
+use super::embed::wordpiece::Word;
 use crate::ids::PassageId;
 pub use outline::Form;
 use outline::{Mark, Strength};
 
-/// Tokens of a passage. Measured on five collections of long files: 128 finds better than 256 and 512.
+/// Tokens of a passage, as [`counted`]. Measured on five collections of long files: 128 finds better than 256 and 512.
 pub const TOKENS_MAX: usize = 128;
 /// Tokens that a passage repeats of the one before it when the cut is inside a paragraph.
-pub const OVERLAP: usize = 32;
+pub const OVERLAP: usize = 16;
 /// A section break ends a passage only when it has this many tokens; smaller sections are joined.
 const SECTION_TOKENS_MIN: usize = 48;
-/// A cut leaves this many tokens in the passage at least, unless nothing else bounds it.
-const CUT_TOKENS_MIN: usize = 64;
-/// Bytes of a passage: 128 tokens of prose have about 600, so only blanks and unbroken blobs reach it.
+/// A cut leaves this many tokens in the passage at least, unless nothing else bounds it: between paragraphs fewer, since
+/// a passage of two subjects is found by neither.
+const PARAGRAPH_TOKENS_MIN: usize = 40;
+const LINE_TOKENS_MIN: usize = 96;
+/// Bytes of a passage: 128 tokens of prose have about 700, so only blanks and unbroken blobs reach it.
 const BYTES_MAX: usize = 4096;
+/// What a word counts at most: hashes, versions and encoded data fall into dozens of pieces and say no more for it.
+const WORD_TOKENS_MAX: usize = 2;
 
 /// A stretch of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,8 +81,20 @@ const HEADING_LINES: usize = 8;
 pub fn split(text: &str, form: Form, tokenizer: &WordPiece) -> Vec<Passage> {
     let marks = outline::marks(text, form);
     let mut cutter = Cutter::new(text, &marks);
-    tokenizer.words(text, |word| cutter.push(word.start, word.end, word.tokens.len()));
+    tokenizer.words(text, |word| {
+        cutter.push(word.start, word.end, counted(text, &word))
+    });
     cutter.finish()
+}
+
+/// What a word counts in the size of a passage: its pieces up to [`WORD_TOKENS_MAX`], punctuation nothing. So code,
+/// tables and change logs, half of whose pieces are punctuation and digits, get passages as long as prose does.
+fn counted(text: &str, word: &Word<'_>) -> usize {
+    if text.as_bytes()[word.start].is_ascii_punctuation() {
+        0
+    } else {
+        word.tokens.len().min(WORD_TOKENS_MAX)
+    }
 }
 
 /// A word in the window.
@@ -183,7 +200,12 @@ impl<'t> Cutter<'t> {
     fn cut(&mut self) {
         let (mut best, mut best_strength, mut before) = (self.window.len() - 1, Strength::Word, 0);
         for (i, word) in self.window.iter().enumerate() {
-            if i > 0 && (CUT_TOKENS_MIN..=TOKENS_MAX).contains(&before) && word.strength >= best_strength {
+            let least = if word.strength >= Strength::Paragraph {
+                PARAGRAPH_TOKENS_MIN
+            } else {
+                LINE_TOKENS_MIN
+            };
+            if i > 0 && (least..=TOKENS_MAX).contains(&before) && word.strength >= best_strength {
                 (best, best_strength) = (i, word.strength);
             }
             before += word.tokens;

@@ -2,10 +2,11 @@
 //!
 //! About 200 bytes a file. It changes only when a commit has returned, by the [`Touch`]es the transaction left.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+
+use rustc_hash::FxHashMap;
 
 use super::Rows;
 use super::file::{Facts, ROOT, State};
@@ -105,8 +106,8 @@ pub struct Counts {
 /// The catalog in memory.
 #[derive(Default)]
 pub struct Mirror {
-    nodes: HashMap<FileId, Node>,
-    by_key: HashMap<NodeKey, FileId>,
+    nodes: FxHashMap<FileId, Node>,
+    by_key: FxHashMap<NodeKey, FileId>,
     counts: Counts,
 }
 

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::bell::Bell;
 use super::commit::Writer;
-use super::upkeep::Upkeep;
+use super::upkeep::{Tide, Upkeep};
 use super::{Dead, Finding, Options, Space, SpaceConfig, State, View};
 use crate::error::{Error, Result};
 use crate::journal::{self, End};
@@ -63,6 +63,7 @@ impl Space {
         let (next_journal, corrupt_journals) = opening.journals(&names, &manifest, &mut state)?;
         let findings = opening.findings;
         let corrupt = !corrupt_journals.is_empty();
+        let rows = state.live;
 
         let space = Space {
             config: manifest.config,
@@ -76,6 +77,7 @@ impl Space {
                 manifest,
                 corrupt_journals,
                 indexing: None,
+                tide: Tide::at(rows),
             }),
             findings: Mutex::new(findings),
             stopped: AtomicBool::new(false),

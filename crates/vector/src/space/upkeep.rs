@@ -33,6 +33,43 @@ pub(super) struct Upkeep {
     pub(super) corrupt_journals: Vec<u64>,
     /// The graph, once it was read or begun.
     pub(super) indexing: Option<Indexing>,
+    pub(super) tide: Tide,
+}
+
+/// More rows a second are a bulk load. The graph takes its rows when that is over: until then they are scanned, and the
+/// processor is left to the load.
+const BULK_ROWS_PER_S: f64 = 4_000.0;
+/// How often the rate is measured.
+const TIDE: Duration = Duration::from_millis(250);
+
+/// How fast rows come.
+pub(super) struct Tide {
+    since: Instant,
+    rows: u64,
+    is_high: bool,
+}
+
+impl Tide {
+    pub(super) fn at(rows: u64) -> Tide {
+        Tide {
+            since: Instant::now(),
+            rows,
+            is_high: false,
+        }
+    }
+
+    /// Whether a bulk load goes on, given the rows there are now.
+    fn is_high(&mut self, rows: u64) -> bool {
+        let elapsed = self.since.elapsed();
+        if elapsed >= TIDE {
+            let rate = rows.saturating_sub(self.rows) as f64 / elapsed.as_secs_f64();
+            *self = Tide {
+                is_high: rate > BULK_ROWS_PER_S,
+                ..Tide::at(rows)
+            };
+        }
+        self.is_high
+    }
 }
 
 impl Space {
@@ -65,7 +102,14 @@ impl Space {
             self.flush_memory()?;
             return Ok(true);
         }
-        Ok(self.merge_some()? || self.complete_codes()? || self.index_some()?)
+        if self.merge_some()? || self.complete_codes()? {
+            return Ok(true);
+        }
+        // Whoever maintains a space by hand wants it done.
+        if self.options.background && self.upkeep.lock().tide.is_high(state.live) {
+            return Ok(false);
+        }
+        self.index_some()
     }
 
     /// Makes the codes of a segment whose file of codes was missing or damaged at open.

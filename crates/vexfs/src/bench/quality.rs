@@ -238,6 +238,7 @@ impl Ranker for Indexed {
             by_word.iter().map(number).collect(),
             by_meaning.iter().map(number).collect(),
             fused
+                .files
                 .iter()
                 .take(FILES)
                 .map(|file| file.file.0 as usize)

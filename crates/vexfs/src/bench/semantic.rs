@@ -1,4 +1,8 @@
-//! Search by meaning and by word over a tree of its own: how fast files are indexed, how fast queries are answered.
+//! Search by meaning and by word: how fast files are indexed, how soon they are found, how fast questions are answered.
+
+mod indexing;
+mod queries;
+mod texts;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -44,7 +48,20 @@ const QUERIES: [&str; 8] = [
 
 /// Indexes and asks.
 pub fn measure(run: &Run) -> Result<Measured> {
-    Ok(over_files(run, if run.quick { 400 } else { 5_000 })?.into())
+    let mut measured = Measured::from(over_files(run, if run.quick { 400 } else { 5_000 })?);
+    measured.metrics.extend(indexing::bulk(run)?);
+    if let Some(dir) = &run.settings.corpus {
+        measured.metrics.push(indexing::corpus(run, dir)?);
+    }
+    let sizes = match (&run.settings.passages[..], run.quick) {
+        ([], true) => &[1_000][..],
+        ([], false) => &[1_000, 10_000, 100_000],
+        (sizes, _) => sizes,
+    };
+    let asked = queries::measure(run, sizes)?;
+    measured.metrics.extend(asked.metrics);
+    measured.tables.extend(asked.tables);
+    Ok(measured)
 }
 
 /// Rates of indexing and of queries over `files` files.
@@ -84,13 +101,19 @@ pub(crate) fn over_files(run: &Run, files: usize) -> Result<Vec<Metric>> {
             mode,
             ..Options::default()
         };
-        let mut queries = QUERIES.iter().cycle();
+        // Each question is a new one: an answer that is remembered is no search.
+        let mut questions = (0..).map(|i| {
+            let about = QUERIES[i % QUERIES.len()];
+            let topic: Vec<&str> = TOPICS[i / 7 % TOPICS.len()].split(' ').collect();
+            format!("{about} {} {i}", topic[i / 11 % topic.len()])
+        });
         let mut empty = 0;
         let latencies = Latencies::repeat(run.budget() * 2, || -> vexfs_core::Result<()> {
+            let question = questions.next().unwrap_or_default();
             let answer = knowledge.search(&Request {
                 caller: &caller,
                 scope: None,
-                what: What::Text(queries.next().copied().unwrap_or_default()),
+                what: What::Text(&question),
                 options: &options,
                 fresh: Fresh::default(),
             })?;

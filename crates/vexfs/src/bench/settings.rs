@@ -18,9 +18,14 @@ pub struct Settings {
     #[arg(value_name = "PART", value_parser = PossibleValuesParser::new(PARTS.map(|p| p.name).into_iter().chain(["quality"])))]
     pub parts: Vec<String>,
 
-    /// A judged collection for `quality`: corpus.jsonl, queries.jsonl, qrels.tsv
+    /// A judged collection for `quality`: corpus.jsonl, queries.jsonl, qrels.tsv. For `semantic` a directory whose text
+    /// files are indexed as well
     #[arg(long, value_name = "DIR")]
     pub corpus: Option<PathBuf>,
+
+    /// Sizes of the trees that `semantic` asks [default: 1000,10000,100000; of a quick run 1000]
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    pub passages: Vec<usize>,
 
     /// `quality` without a mount
     #[arg(long)]

@@ -62,8 +62,8 @@ impl Client {
             "{method} {path} HTTP/1.1\r\nHost: vexfs\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
-        stream.write_all(head.as_bytes())?;
-        stream.write_all(body)?;
+        // In one piece: a server that answers without reading the body would cut the connection off before it came.
+        stream.write_all(&[head.as_bytes(), body].concat())?;
         let mut answer = Vec::new();
         stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
         split_answer(&answer).ok_or_else(|| std::io::Error::other("the answer is not HTTP"))

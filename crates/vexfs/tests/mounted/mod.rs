@@ -2,6 +2,7 @@
 //! the test hangs.
 
 #![allow(clippy::unwrap_used, reason = "a test says enough by failing")]
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -21,6 +22,11 @@ pub(crate) struct Mounted {
 impl Mounted {
     /// Makes the files and mounts their directory with the given options.
     pub(crate) fn with(files: &[(&str, &str)], options: &[&str]) -> Mounted {
+        Mounted::with_patience(files, options, WATCHDOG)
+    }
+
+    /// The same for a test that takes longer than others.
+    pub(crate) fn with_patience(files: &[(&str, &str)], options: &[&str], patience: Duration) -> Mounted {
         let dir = tempfile::tempdir().expect("a temporary directory");
         std::fs::create_dir(dir.path().join("source")).expect("an empty directory");
         std::fs::create_dir(dir.path().join("mnt")).expect("an empty directory");
@@ -34,7 +40,7 @@ impl Mounted {
             std::fs::write(path, text).expect("a file");
         }
         mounted.mount(options);
-        mounted.watch();
+        mounted.watch(patience);
         mounted
     }
 
@@ -105,10 +111,10 @@ impl Mounted {
     }
 
     /// Cuts the connection when the test hangs, so that every waiting system call fails and the test with it.
-    fn watch(&self) {
+    fn watch(&self, patience: Duration) {
         let (done, mountpoint) = (self.done.clone(), self.path());
         std::thread::spawn(move || {
-            let end = Instant::now() + WATCHDOG;
+            let end = Instant::now() + patience;
             while Instant::now() < end {
                 if done.load(Ordering::Relaxed) {
                     return;

@@ -5,8 +5,13 @@
 //! Text is walked once, without allocation; a run of ASCII letters and digits, nearly all of any text, never leaves
 //! the byte loop.
 
-use std::collections::HashMap;
+mod remembered;
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use remembered::Remembered;
 use unicode_normalization::char::decompose_canonical;
 use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
 
@@ -39,6 +44,14 @@ pub struct WordPiece {
     continues: Pieces,
     unknown: Token,
     size: usize,
+    /// Tells vocabularies apart, from 1.
+    number: u64,
+}
+
+static VOCABULARIES: AtomicU64 = AtomicU64::new(1);
+
+thread_local! {
+    static REMEMBERED: RefCell<Remembered> = const { RefCell::new(Remembered::new()) };
 }
 
 impl WordPiece {
@@ -95,6 +108,7 @@ impl WordPiece {
             continues: Pieces::sized(vocab.len()),
             unknown,
             size: vocab.len(),
+            number: VOCABULARIES.fetch_add(1, Ordering::Relaxed),
         };
         for (token, piece) in pieces.into_iter().flatten().enumerate() {
             match piece.strip_prefix("##") {
@@ -206,7 +220,16 @@ impl WordPiece {
             return true;
         }
         let mut tokens = [0; WORD_CHARS_MAX];
-        let count = self.spell(word, &mut tokens);
+        let count = if word.chars > WORD_CHARS_MAX {
+            0 // Its bytes are not all there.
+        } else {
+            let bytes = &word.bytes[..word.len];
+            REMEMBERED.with_borrow_mut(|remembered| {
+                remembered.spell(self.number, bytes, &mut tokens, |tokens| {
+                    self.spell(bytes, tokens)
+                })
+            })
+        };
         let tokens = if count == 0 {
             std::slice::from_ref(&self.unknown)
         } else {
@@ -222,14 +245,11 @@ impl WordPiece {
     }
 
     /// Cuts a word into pieces, the longest first; 0 when it cannot be spelt to its end.
-    fn spell(&self, word: &Spelling, tokens: &mut [Token; WORD_CHARS_MAX]) -> usize {
-        if word.chars > WORD_CHARS_MAX {
-            return 0;
-        }
+    fn spell(&self, word: &[u8], tokens: &mut [Token; WORD_CHARS_MAX]) -> usize {
         let (mut at, mut count) = (0, 0);
         let mut pieces = &self.begins;
-        while at < word.len {
-            let Some((token, len)) = pieces.longest(&word.bytes[at..word.len]) else {
+        while at < word.len() {
+            let Some((token, len)) = pieces.longest(&word[at..]) else {
                 return 0;
             };
             tokens[count] = token;
@@ -248,7 +268,14 @@ struct Pieces {
     slots: Vec<Slot>,
     /// All pieces, one after another.
     bytes: Vec<u8>,
+    /// By hash of the first [`STEM`] bytes: a bit for each length of a piece that begins so. Most lengths need no probe.
+    lengths: Vec<u64>,
 }
+
+/// Bytes by which the lengths of pieces are looked up.
+const STEM: usize = 3;
+/// Entries of that table, a power of two: 32 KiB.
+const STEMS: usize = 4096;
 
 #[derive(Clone, Copy)]
 struct Slot {
@@ -270,6 +297,7 @@ impl Pieces {
         Pieces {
             slots: vec![free; (pieces * 2).next_power_of_two()],
             bytes: Vec::new(),
+            lengths: vec![0; STEMS],
         }
     }
 
@@ -292,6 +320,9 @@ impl Pieces {
             len: piece.len() as u32,
         };
         self.bytes.extend_from_slice(piece.as_bytes());
+        if let Some(stem) = piece.as_bytes().get(..STEM) {
+            self.lengths[stem_place(stem.iter().copied().fold(HASH_START, hash_byte))] |= 1 << piece.len();
+        }
         Ok(())
     }
 
@@ -304,9 +335,18 @@ impl Pieces {
             hash = hash_byte(hash, *byte);
             *place = hash;
         }
-        (1..=longest)
-            .rev()
-            .find_map(|len| Some((self.find(hashes[len - 1], &word[..len])?, len)))
+        let found = |len: usize| Some((self.find(hashes[len - 1], &word[..len])?, len));
+        if longest >= STEM {
+            let mut lengths = self.lengths[stem_place(hashes[STEM - 1])] & (u64::MAX >> (63 - longest));
+            while lengths != 0 {
+                let len = lengths.ilog2() as usize;
+                lengths ^= 1 << len;
+                if let Some(piece) = found(len) {
+                    return Some(piece);
+                }
+            }
+        }
+        (1..STEM.min(longest + 1)).rev().find_map(found)
     }
 
     fn find(&self, hash: u64, key: &[u8]) -> Option<Token> {
@@ -340,6 +380,10 @@ fn hash_byte(hash: u64, byte: u8) -> u64 {
 fn mixed(hash: u64) -> u64 {
     let hash = (hash ^ (hash >> 29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     hash ^ (hash >> 32)
+}
+
+fn stem_place(hash: u64) -> usize {
+    mixed(hash) as usize % STEMS
 }
 
 /// A word on the way through the text, lower-cased and without accents.

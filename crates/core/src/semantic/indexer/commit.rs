@@ -3,14 +3,15 @@
 //! A crash between the two leaves rows that say "waiting", so it delays and loses nothing: the tags of the derived
 //! indexes are ahead of the watermarks in the store, and the waiting files are cleaned before they are indexed again.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::Shared;
 use super::derived::VectorChanges;
 use super::feed::{Event, What};
 use super::prepare::{Job, Outcome};
+use super::{Shared, Stage};
 use crate::error::Result;
 use crate::ids::{FileId, Generation};
 use crate::semantic::lexical::Entry;
@@ -36,19 +37,27 @@ pub(super) fn run(shared: &Shared, jobs: &Receiver<Job>) {
     while let Ok(first) = jobs.recv() {
         let mut batch = gather(shared, jobs, first, interval);
         let bytes = batch.iter().map(|job| job.bytes).sum();
+        let ids: Vec<FileId> = batch.iter().map(|job| job.id).collect();
         let start = Instant::now();
+        let alone = shared.committing.lock();
+        drop_outdated(shared, &mut batch);
         match commit(shared, &mut batch) {
-            Ok(()) => retry = RETRY_MIN,
+            Ok(()) => {
+                drop(alone);
+                shared.recovered(Stage::Commit);
+                retry = RETRY_MIN;
+            }
             Err(error) => {
                 tracing::error!(%error, files = batch.len(), "files could not be committed");
-                shared.fail(&error);
+                shared.fail(Stage::Commit, &error);
                 give_back(shared, &batch);
+                drop(alone);
                 shared.sleep(retry);
                 retry = (retry * 2).min(RETRY_MAX);
             }
         }
         interval = (start.elapsed() * 10).clamp(INTERVAL_MIN, INTERVAL_MAX);
-        shared.queue.done(batch.iter().map(|job| job.id));
+        shared.queue.done(ids.into_iter());
         shared.budget.give(bytes);
     }
 }
@@ -74,14 +83,20 @@ fn gather(shared: &Shared, jobs: &Receiver<Job>, first: Job, interval: Duration)
     batch
 }
 
+/// Leaves out what was prepared before the derived indexes were thrown away; those files wait again.
+fn drop_outdated(shared: &Shared, batch: &mut Vec<Job>) {
+    let epoch = shared.epoch.load(Ordering::Acquire);
+    let outdated: Vec<FileId> = batch
+        .extract_if(.., |job| job.epoch != epoch)
+        .map(|job| job.id)
+        .collect();
+    shared.queue.touch(&outdated);
+}
+
 fn commit(shared: &Shared, batch: &mut [Job]) -> Result<()> {
-    let mut vectors = VectorChanges::default();
-    for job in batch.iter() {
-        vectors.files.extend(&job.vectors.files);
-        vectors.passages.extend(&job.vectors.passages);
-        vectors.upserts.extend(&job.vectors.upserts);
-        vectors.values.extend(&job.vectors.values);
-    }
+    let changes = |job: &&Job| !job.vectors.is_empty();
+    let vectors: Vec<&VectorChanges> = batch.iter().filter(changes).map(|job| &job.vectors).collect();
+    let has_vectors = !vectors.is_empty();
     let has_words = batch
         .iter()
         .any(|job| job.words.replace || !job.words.passages.is_empty());
@@ -89,10 +104,10 @@ fn commit(shared: &Shared, batch: &mut [Job]) -> Result<()> {
     // Both wait for the disk: at the same time.
     let vectors_done = std::thread::scope(|scope| {
         let apply = scope.spawn(|| {
-            if vectors.is_empty() {
-                Ok(())
-            } else {
+            if has_vectors {
                 shared.vectors.apply(&vectors, tag)
+            } else {
+                Ok(())
             }
         });
         let words_done = if has_words {
@@ -123,7 +138,7 @@ fn commit(shared: &Shared, batch: &mut [Job]) -> Result<()> {
                 consequence(tx, job.id)?;
             }
         }
-        if !vectors.is_empty() {
+        if has_vectors {
             tx.set_watermark(Derived::Vectors, tag)?;
         }
         if has_words {
@@ -157,9 +172,7 @@ fn commit_words(shared: &Shared, batch: &[Job], tag: u64) -> Result<()> {
 /// After a failure nobody knows what the derived indexes hold about these files.
 fn give_back(shared: &Shared, batch: &[Job]) {
     let ids: Vec<FileId> = batch.iter().map(|job| job.id).collect();
-    if let Err(error) = shared.words.rollback() {
-        tracing::error!(%error, "the lexical index could not be rolled back");
-    }
+    shared.words.rollback();
     // If this fails too, the tags tell at the next start.
     if let Err(error) = shared.store.write(|tx| tx.distrust(&ids)) {
         tracing::error!(%error, "the store could not be written");

@@ -10,8 +10,8 @@ use crate::semantic::lexical::{Entry, LexicalIndex};
 
 /// The vectors of passages.
 pub trait Vectors: Send + Sync {
-    /// Commits a set of changes durably, all or nothing.
-    fn apply(&self, changes: &VectorChanges, tag: u64) -> Result<()>;
+    /// Commits the changes of several files durably, all or nothing.
+    fn apply(&self, changes: &[&VectorChanges], tag: u64) -> Result<()>;
     /// The tag of the last commit, 0 before the first.
     fn tag(&self) -> u64;
     /// Removes everything, durably, and remembers the tag.
@@ -47,7 +47,7 @@ pub trait Words: Send + Sync {
     /// Makes all since the last commit durable and visible.
     fn commit(&self, tag: u64) -> Result<()>;
     /// Forgets all since the last commit.
-    fn rollback(&self) -> Result<()>;
+    fn rollback(&self);
     /// The tag of the last commit, 0 before the first.
     fn tag(&self) -> Result<u64>;
     /// Removes everything, durably, and remembers the tag.
@@ -67,8 +67,8 @@ impl Words for LexicalIndex {
         LexicalIndex::commit(self, Generation(tag))
     }
 
-    fn rollback(&self) -> Result<()> {
-        LexicalIndex::rollback(self)
+    fn rollback(&self) {
+        LexicalIndex::rollback(self);
     }
 
     fn tag(&self) -> Result<u64> {

@@ -43,6 +43,8 @@ pub(super) struct Job {
     pub(super) words: WordChanges,
     /// What else follows from the text.
     pub(super) consequence: Option<Consequence>,
+    /// How often the derived indexes had been thrown away when it was prepared.
+    pub(super) epoch: u64,
     /// Bytes of memory that it holds, roughly.
     pub(super) bytes: usize,
 }
@@ -93,6 +95,7 @@ pub(super) fn prepare(shared: &Shared, id: FileId) -> Result<Step> {
                 .place
                 .as_ref()
                 .and_then(|(_, path)| shared.consequence(path, "")),
+            epoch: 0,
             bytes: 256,
         })))
     };
@@ -165,6 +168,7 @@ pub(super) fn prepare(shared: &Shared, id: FileId) -> Result<Step> {
             vectors,
             words,
             consequence: None,
+            epoch: 0,
             bytes: 256,
         })));
     }
@@ -210,6 +214,7 @@ pub(super) fn fail(shared: &Shared, id: FileId, why: &str) -> Result<Step> {
         vectors,
         words,
         consequence: None,
+        epoch: 0,
         bytes: 256,
     })))
 }
@@ -349,6 +354,7 @@ fn index(
         vectors,
         words,
         consequence: None,
+        epoch: 0,
         bytes,
     })
 }

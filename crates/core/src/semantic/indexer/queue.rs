@@ -3,7 +3,7 @@
 //! The store's awaiting rows are the queue; here stands only what a row cannot say: which files someone is at work
 //! with, which were touched meanwhile, and which were changed just now and go first.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
@@ -33,9 +33,12 @@ struct State {
     /// No row waits beyond the cursor, unless someone said so since.
     exhausted: bool,
     fetching: bool,
-    working: HashSet<FileId>,
+    /// Files that are handed out, with the number of looks before that.
+    working: HashMap<FileId, u64>,
     again: HashSet<FileId>,
     parked: HashSet<FileId>,
+    /// How often parked files were looked for.
+    looks: u64,
     paused: bool,
     closed: bool,
 }
@@ -50,9 +53,10 @@ impl Queue {
             searches: 0,
             exhausted: false,
             fetching: false,
-            working: HashSet::new(),
+            working: HashMap::new(),
             again: HashSet::new(),
             parked: HashSet::new(),
+            looks: 0,
             paused,
             closed: false,
         };
@@ -106,7 +110,7 @@ impl Queue {
     pub(super) fn touch(&self, ids: &[FileId]) {
         let mut state = self.state.lock();
         for id in ids {
-            if state.working.contains(id) {
+            if state.working.contains_key(id) {
                 state.again.insert(*id);
             }
             state.parked.remove(id);
@@ -144,9 +148,14 @@ impl Queue {
     /// A file was not where its row says: leave it alone until it has been looked for.
     pub(super) fn park(&self, id: FileId) {
         let mut state = self.state.lock();
-        state.working.remove(&id);
+        let looks_before = state.working.remove(&id);
         if !state.again.remove(&id) {
-            state.parked.insert(id);
+            if looks_before == Some(state.looks) {
+                state.parked.insert(id);
+            } else {
+                // It was looked for while it was worked at: nobody may look again.
+                state.search_from(id);
+            }
         }
         self.changed.notify_all();
     }
@@ -154,6 +163,7 @@ impl Queue {
     /// Parked files were looked for.
     pub(super) fn unpark(&self) {
         let mut state = self.state.lock();
+        state.looks += 1;
         if !state.parked.is_empty() {
             let parked = std::mem::take(&mut state.parked);
             let lowest = parked.into_iter().min().unwrap_or(FileId(0));
@@ -192,7 +202,8 @@ impl State {
     fn take(&mut self) -> Option<FileId> {
         loop {
             let id = self.urgent.pop_front().or_else(|| self.fetched.pop_front())?;
-            if !self.parked.contains(&id) && self.working.insert(id) {
+            if !self.parked.contains(&id) && !self.working.contains_key(&id) {
+                self.working.insert(id, self.looks);
                 return Some(id);
             }
         }
@@ -206,5 +217,54 @@ impl State {
             self.cursor = FileId(lowest.0.saturating_sub(1));
             self.fetched.clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::NodeKey;
+    use crate::store::file::{Facts, Kind, ROOT};
+    use crate::store::mirror::Name;
+    use crate::store::naming::Want;
+
+    /// A store with one file that waits.
+    fn store(dir: &std::path::Path) -> (Store, FileId) {
+        let store = Store::open(&dir.join("store.db")).unwrap();
+        let at = Name {
+            parent: ROOT,
+            name: (*b"a.txt").into(),
+        };
+        let facts = Facts {
+            key: NodeKey { dev: 1, ino: 7 },
+            born: 0,
+            kind: Kind::File,
+            size: 1,
+            mtime: 1,
+            ctime: 1,
+            mode: 0o100_644,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+        };
+        let ((id, _), _) = store
+            .write(|tx| tx.bind(&at, &facts, &Want::Index, crate::store::naming::Trust::Nothing))
+            .unwrap();
+        (store, id)
+    }
+
+    #[test]
+    fn a_file_that_was_looked_for_while_it_was_worked_at_comes_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, id) = store(dir.path());
+        let queue = Queue::new(false);
+        assert_eq!(queue.next(&store).unwrap(), Some(id));
+        queue.unpark();
+        queue.park(id);
+        assert_eq!(queue.next(&store).unwrap(), Some(id));
+        queue.park(id);
+        assert!(queue.state.lock().parked.contains(&id), "nobody has looked since");
+        queue.unpark();
+        assert_eq!(queue.next(&store).unwrap(), Some(id));
     }
 }

@@ -11,10 +11,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Shared;
 use super::feed::{Event, What};
 use super::inbox::{Batch, Place};
 use super::marks::Seen;
+use super::{Shared, Stage, below};
 use crate::change::Change;
 use crate::error::{Error, Result};
 use crate::ids::{FileId, NodeKey};
@@ -24,9 +24,6 @@ use crate::store::Tx;
 use crate::store::file::{Facts, Kind, ROOT, State};
 use crate::store::mirror::Name;
 use crate::store::naming::{News, Trust, Want};
-
-/// Files below a folder that are excluded in one commit.
-const EXCLUDE_MAX: usize = 4_096;
 
 /// What was found at a place.
 struct Look {
@@ -45,6 +42,8 @@ struct Outcome {
     scan: Vec<FileId>,
     /// Folders that a rule keeps out from now on.
     excluded: Vec<(FileId, String)>,
+    /// Names of folders that are gone with more below them than one commit takes.
+    lost_large: Vec<Name>,
     /// Files that wait for the indexer now.
     awaiting: Vec<FileId>,
     moved_folder: bool,
@@ -70,10 +69,13 @@ pub(super) fn run(shared: &Shared) {
     let mut retry = RETRY_MIN;
     while let Some(batch) = shared.inbox.next() {
         match settle(shared, &batch) {
-            Ok(()) => retry = RETRY_MIN,
+            Ok(()) => {
+                shared.recovered(Stage::Names);
+                retry = RETRY_MIN;
+            }
             Err(error) => {
                 tracing::error!(%error, "changes could not be written down; the tree will be scanned");
-                shared.fail(&error);
+                shared.fail(Stage::Names, &error);
                 shared.sleep(retry);
                 retry = (retry * 2).min(RETRY_MAX);
                 shared.inbox.push(Change::Everything);
@@ -153,7 +155,10 @@ fn commit(shared: &Shared, places: Vec<Place>, when: When) -> Result<()> {
         .into_iter()
         .for_each(|folder| shared.inbox.push_folder(folder));
     for (folder, rule) in outcome.excluded {
-        exclude_below(shared, folder, &rule)?;
+        below::exclude(shared, folder, &rule)?;
+    }
+    for folder in outcome.lost_large {
+        below::forget(shared, &folder)?;
     }
     if let Some(lowest) = outcome.awaiting.iter().min() {
         let urgent = if when == When::Event {
@@ -254,6 +259,13 @@ fn bind_all(tx: &mut Tx<'_>, looks: &[Look], when: When) -> Result<Outcome> {
         }
     }
     for look in lost {
+        let folder = tx.rows().child(look.at.parent, look.at.as_os_str())?;
+        if let Some(folder) = folder
+            && below::is_large(&tx.rows(), folder)?
+        {
+            outcome.lost_large.push(look.at.clone());
+            continue;
+        }
         if let Some(id) = tx.unbind(&look.at)? {
             outcome.events.push((look.at.clone(), id, What::Removed));
         }
@@ -309,40 +321,6 @@ fn bind(tx: &mut Tx<'_>, look: &Look, found: &Found, want: &Want, outcome: &mut 
         News::Changed => What::Changed,
     };
     outcome.events.push((look.at.clone(), id, what));
-    Ok(())
-}
-
-/// Everything below a folder is kept out by the rule that keeps the folder out.
-pub(super) fn exclude_below(shared: &Shared, folder: FileId, rule: &str) -> Result<()> {
-    let mut folders = vec![folder];
-    let want = Want::Exclude(rule.to_owned());
-    while let Some(folder) = folders.pop() {
-        let children = shared.store.read(|rows| rows.children(folder))?;
-        for children in children.chunks(EXCLUDE_MAX) {
-            let (changed, _) = shared.store.write(|tx| {
-                let mut changed = Vec::new();
-                for (name, id) in children {
-                    let Some(row) = tx.rows().file(*id)? else { continue };
-                    if row.facts.kind == Kind::Directory {
-                        folders.push(*id);
-                    }
-                    let at = Name {
-                        parent: folder,
-                        name: name.clone(),
-                    };
-                    // The row is its own evidence: nothing was looked at.
-                    if tx.bind(&at, &row.facts, &want, Trust::Mtime)?.1 != News::Same {
-                        changed.push(*id);
-                    }
-                }
-                shared.queue.touch(&changed);
-                Ok(changed)
-            })?;
-            if let Some(lowest) = changed.iter().min() {
-                shared.queue.notify(*lowest, &[]);
-            }
-        }
-    }
     Ok(())
 }
 

@@ -22,7 +22,7 @@ use crate::store::file::{Kind, State};
 use crate::store::naming::Want;
 
 /// The way from a file to its passages; another number makes everything anew.
-const PIPELINE: u32 = 1;
+const PIPELINE: u32 = 2;
 
 /// Brings rows and derived indexes together. Returns the highest tag in use.
 pub(super) fn recover(

@@ -21,15 +21,17 @@ struct MemoryVectors {
 }
 
 impl Vectors for MemoryVectors {
-    fn apply(&self, changes: &VectorChanges, tag: u64) -> Result<()> {
+    fn apply(&self, changes: &[&VectorChanges], tag: u64) -> Result<()> {
         let (vectors, last) = &mut *self.state.lock();
-        if !changes.files.is_empty() {
-            vectors.retain(|id, _| !changes.files.contains(&id.file()));
-        }
-        changes.passages.iter().for_each(|id| drop(vectors.remove(id)));
-        let dim = changes.values.len() / changes.upserts.len().max(1);
-        for (id, value) in changes.upserts.iter().zip(changes.values.chunks(dim.max(1))) {
-            vectors.insert(*id, value.to_vec());
+        for changes in changes {
+            if !changes.files.is_empty() {
+                vectors.retain(|id, _| !changes.files.contains(&id.file()));
+            }
+            changes.passages.iter().for_each(|id| drop(vectors.remove(id)));
+            let dim = changes.values.len() / changes.upserts.len().max(1);
+            for (id, value) in changes.upserts.iter().zip(changes.values.chunks(dim.max(1))) {
+                vectors.insert(*id, value.to_vec());
+            }
         }
         *last = tag;
         Ok(())
@@ -379,6 +381,46 @@ fn binary_and_ignored_files_say_why_they_are_not_found() {
     ));
     let explained = world.run().indexer.why(Path::new("c.txt")).unwrap();
     assert_eq!((explained.file, explained.passages), (Some(world.id("c.txt")), 1));
+}
+
+#[test]
+fn a_large_folder_is_forgotten_in_several_commits() {
+    let mut world = World::with(&[("kept.txt", "some words"), (".vexfsignore", "many*\n")]);
+    for i in 0..5_000 {
+        world.write(&format!("big/part{}/many{i}.txt", i % 3), "x");
+    }
+    world.write("big/part1/word.txt", "hawthorn");
+    world.scan();
+    world.settle();
+    assert_eq!(world.find("hawthorn"), ["big/part1/word.txt"]);
+    let before = world.run().store.generation();
+    fs::remove_dir_all(world.path("big")).unwrap();
+    world.name_changed("big");
+    world.settle();
+    assert!(world.run().store.generation().0 >= before.0 + 4);
+    assert_eq!(world.find("hawthorn"), Vec::<String>::new());
+    assert_eq!(world.everything().len(), 1);
+    assert_eq!(
+        world.run().store.mirror().iter().count(),
+        3,
+        "the root and two files"
+    );
+    world.stop();
+}
+
+#[test]
+fn a_rebuild_removes_what_no_file_accounts_for() {
+    let world = World::with(&[("a.txt", "some words"), ("b.txt", "other words")]);
+    let before = world.everything();
+    world
+        .vectors
+        .state
+        .lock()
+        .0
+        .insert(PassageId::new(FileId(999), 0), vec![1.0]);
+    world.run().indexer.rebuild().unwrap();
+    world.settle();
+    assert_eq!(world.everything(), before);
 }
 
 #[test]

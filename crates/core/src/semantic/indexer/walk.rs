@@ -10,8 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::Ordering;
 
 use super::Shared;
+use super::below;
 use super::inbox::Place;
-use super::reconcile::exclude_below;
 use crate::error::Result;
 use crate::ids::FileId;
 use crate::semantic::scan::tree::{Found, is_gone};
@@ -39,7 +39,7 @@ fn walk(shared: &Shared, folder: FileId) -> Result<()> {
     // The files of rules may have changed unseen.
     let rules = shared.read_rules(folder, &open)?;
     if let Some(rule) = rules.excluded() {
-        return exclude_below(shared, folder, rule);
+        return below::exclude(shared, folder, rule);
     }
     // Rows first: a file that comes meanwhile is new to the listing, one that goes is looked at again before its
     // row is given up.

@@ -5,9 +5,8 @@
 //! another, the whole at the first, so that a phrase matches both. Then lower case, accents off, stop words out, the
 //! rest stemmed (Porter's English stemmer). CJK ideographs are words of one character.
 
-use std::collections::HashMap;
-
 use frostem::{Algorithm, Stemmer};
+use rustc_hash::FxHashMap;
 use tantivy::tokenizer::{Token, TokenStream, Tokenizer};
 use unicode_normalization::char::decompose_canonical;
 use unicode_normalization::char::is_combining_mark;
@@ -31,7 +30,7 @@ static STOP_WORDS: [&str; 64] = [
 /// Splits, lower-cases, drops stop words and stems. One a thread: it remembers stems.
 pub struct Analyzer {
     stemmer: Stemmer,
-    stems: HashMap<Box<str>, Box<str>>,
+    stems: FxHashMap<Box<str>, Box<str>>,
     /// Words of the identifier in work that are still to be given, as offsets; the last comes first.
     parts: Vec<(usize, usize)>,
     lowered: String,
@@ -42,7 +41,7 @@ impl Default for Analyzer {
     fn default() -> Analyzer {
         Analyzer {
             stemmer: Stemmer::new(Algorithm::English),
-            stems: HashMap::new(),
+            stems: FxHashMap::default(),
             parts: Vec::new(),
             lowered: String::new(),
             token: Token::default(),

@@ -1,11 +1,16 @@
 //! Reading the lexical index.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
-use tantivy::query::{BooleanQuery, BoostQuery, EnableScoring, Occur, PhraseQuery, Query, TermQuery, Weight};
+use rustc_hash::FxHashMap;
+use tantivy::query::{
+    BooleanQuery, BoostQuery, ConstScoreQuery, EnableScoring, Occur, PhraseQuery, Query, TermQuery, Weight,
+};
 use tantivy::schema::{Field, IndexRecordOption, Value};
-use tantivy::{DocSet, Searcher, SegmentReader, TERMINATED, TantivyDocument, Term};
+use tantivy::{DocAddress, DocSet, Searcher, SegmentReader, TERMINATED, TantivyDocument, Term};
 
+use super::statistics::{Counts, Statistics};
 use super::{Analyzer, Fields};
 use crate::error::{Error, Result};
 use crate::ids::{FileId, PassageId};
@@ -59,12 +64,23 @@ pub struct StoredPassage {
 #[derive(Clone)]
 pub struct Snapshot {
     searcher: Searcher,
+    statistics: Arc<Statistics>,
     fields: Fields,
 }
 
 impl Snapshot {
-    pub(super) fn new(searcher: Searcher, fields: Fields) -> Snapshot {
-        Snapshot { searcher, fields }
+    /// `before` are the counts of an earlier version, which save counting what did not change.
+    pub(super) fn new(searcher: Searcher, fields: Fields, before: &Statistics) -> Result<Snapshot> {
+        let statistics = Arc::new(Statistics::of(&searcher, fields, before)?);
+        Ok(Snapshot {
+            searcher,
+            statistics,
+            fields,
+        })
+    }
+
+    pub(super) fn statistics(&self) -> &Statistics {
+        &self.statistics
     }
 
     /// Passages indexed.
@@ -98,7 +114,7 @@ impl Snapshot {
         let Some(query) = self.query(words) else {
             return Ok(Vec::new());
         };
-        let weight = query.weight(EnableScoring::enabled_from_searcher(&self.searcher))?;
+        let weight = self.scoring(&*query)?;
         let mut best = Best::new(limit.files);
         for segment in self.searcher.segment_readers() {
             self.walk(&*weight, segment, allowed, best.threshold, |hit| best.push(hit))?;
@@ -107,22 +123,47 @@ impl Snapshot {
         if limit.passages_per_file <= 1 {
             return Ok(best);
         }
-        let mut of_file: HashMap<FileId, Vec<Hit>> =
-            best.iter().map(|hit| (hit.id.file(), Vec::new())).collect();
-        let chosen: HashSet<FileId> = of_file.keys().copied().collect();
-        let among = |file: FileId| chosen.contains(&file);
+        let files: Vec<FileId> = best.iter().map(|hit| hit.id.file()).collect();
+        self.passages_of(&files, words, limit.passages_per_file)
+    }
+
+    /// The best passages of these files, the best first, ties in the order of ids; scored as [`Snapshot::search`] does.
+    /// Costs only as much as the files have passages.
+    pub fn passages_of(&self, files: &[FileId], words: &Words, per_file: usize) -> Result<Vec<Hit>> {
+        let Some(query) = self.query(words).filter(|_| !files.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        let of_file = |file: &FileId| -> Box<dyn Query> {
+            let term = Term::from_field_u64(self.fields.file, file.0);
+            Box::new(TermQuery::new(term, IndexRecordOption::Basic))
+        };
+        let among = BooleanQuery::union(files.iter().map(of_file).collect());
+        let among: Box<dyn Query> = Box::new(ConstScoreQuery::new(Box::new(among), 0.0));
+        let both = BooleanQuery::intersection(vec![among, query]);
+        let weight = self.scoring(&both)?;
+        let mut of_file: FxHashMap<FileId, Vec<Hit>> = FxHashMap::default();
         for segment in self.searcher.segment_readers() {
-            self.walk(&*weight, segment, Some(&among), f32::MIN, |hit| {
+            self.walk(&*weight, segment, None, f32::MIN, |hit| {
                 of_file.entry(hit.id.file()).or_default().push(hit);
                 f32::MIN
             })?;
         }
         let mut hits: Vec<Hit> = of_file
             .into_values()
-            .flat_map(|hits| head(hits, limit.passages_per_file))
+            .flat_map(|hits| head(hits, per_file))
             .collect();
         hits.sort_unstable_by(by_rank);
         Ok(hits)
+    }
+
+    fn scoring(&self, query: &dyn Query) -> Result<Box<dyn Weight>> {
+        let counts = Counts {
+            searcher: &self.searcher,
+            statistics: &self.statistics,
+            fields: self.fields,
+        };
+        let scoring = EnableScoring::enabled_from_statistics_provider(&counts, &self.searcher);
+        Ok(query.weight(scoring)?)
     }
 
     /// Gives every allowed hit above the threshold, which `each` may raise.
@@ -183,9 +224,9 @@ impl Snapshot {
 
     /// The passage as it was indexed; none when it is not in this snapshot.
     pub fn passage(&self, id: PassageId) -> Result<Option<StoredPassage>> {
-        for segment in self.searcher.segment_readers() {
+        for (number, segment) in self.searcher.segment_readers().iter().enumerate() {
             if let Some(doc) = self.find(segment, id)? {
-                let document: TantivyDocument = segment.get_store_reader(1)?.get(doc)?;
+                let document: TantivyDocument = self.searcher.doc(DocAddress::new(number as u32, doc))?;
                 let text = |field| {
                     document
                         .get_first(field)

@@ -223,3 +223,39 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn scores_do_not_depend_on_what_was_deleted_before() {
+    let texts = |round: u64| {
+        (0..40u64).map(move |file| {
+            let words = ["wing", "river", "table", "green", "plate"];
+            let text: Vec<&str> = (0..3 + (file + round) % 9)
+                .map(|i| words[((file + round) * 7 + i * i) as usize % 5])
+                .collect();
+            (file, text.join(" "))
+        })
+    };
+    let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (old, new) = (
+        LexicalIndex::open(old.path(), 1).unwrap(),
+        LexicalIndex::open(new.path(), 1).unwrap(),
+    );
+    for round in 0..5 {
+        for (file, text) in texts(round) {
+            old.delete_file(FileId(file)).unwrap();
+            add(&old, file, 0, "a name", &text);
+            if file % 10 == round {
+                old.commit(Generation(round)).unwrap();
+            }
+        }
+    }
+    old.commit(Generation(9)).unwrap();
+    for (file, text) in texts(4) {
+        add(&new, file, 0, "a name", &text);
+    }
+    new.commit(Generation(9)).unwrap();
+    let query = words("wing river name");
+    let [old, new] = [old, new].map(|index| index.snapshot().search(&query, ALL, None).unwrap());
+    assert_eq!(old, new);
+    assert!(old.len() > 20, "{}", old.len());
+}

@@ -75,25 +75,33 @@ fn titled(at: usize, strength: Strength, level: usize, line_at: usize, line: &st
     }
 }
 
-/// Bytes of a first line that is taken for a title.
+/// Bytes of a first line that is taken for a title, and of a later one.
 const TITLE_BYTES_MAX: usize = 200;
+const HEADING_BYTES_MAX: usize = 100;
 
+/// A line between blank lines is a title: of the whole text, as far as no other follows. So letters, reports and texts
+/// joined into one file are found by the titles that people gave them.
 fn prose(text: &str) -> Vec<Mark> {
     let mut marks = Vec::new();
-    let mut blank = false;
-    // The first line, while it may still turn out to be the title: a blank line has to follow it.
-    let mut first: Option<(usize, &str)> = None;
-    let mut seen = false;
+    let (mut blank, mut seen) = (true, false);
+    // A line with nothing before it, while it may still turn out to be a title.
+    let mut alone: Option<(usize, &str)> = None;
     for (at, line) in lines(text) {
         let empty = line.trim().is_empty();
-        if blank && !empty {
-            marks.push(plain(at, Strength::Paragraph));
+        if let Some((at, title)) = alone.take().filter(|_| empty) {
+            if marks.last().is_some_and(|mark: &Mark| mark.at == at) {
+                marks.pop();
+            }
+            marks.push(titled(at, Strength::Paragraph, 1, at, title, title.trim()));
         }
-        if let Some((at, title)) = first.take().filter(|_| empty) {
-            marks.insert(0, titled(at, Strength::Paragraph, 1, at, title, title.trim()));
-        }
-        if !empty && !seen {
-            first = (line.len() <= TITLE_BYTES_MAX).then_some((at, line));
+        if !empty {
+            if blank && seen {
+                marks.push(plain(at, Strength::Paragraph));
+            }
+            let first = !seen && line.len() <= TITLE_BYTES_MAX;
+            // Rules, lists and indented text are no titles.
+            let later = blank && line.len() <= HEADING_BYTES_MAX && line.starts_with(char::is_alphanumeric);
+            alone = (first || later).then_some((at, line));
             seen = true;
         }
         blank = empty;

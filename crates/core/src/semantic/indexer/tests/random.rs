@@ -47,6 +47,7 @@ enum Op {
         file: (usize, usize),
     },
     Settle,
+    Rebuild,
     Restart,
     Crash {
         after_words: bool,
@@ -66,6 +67,7 @@ fn operation() -> impl Strategy<Value = Op> {
         1 => (folder(), seen()).prop_map(|(folder, seen)| Op::RemoveFolder { folder, seen }),
         2 => file().prop_map(|file| Op::Tag { file }),
         2 => Just(Op::Settle),
+        1 => Just(Op::Rebuild),
         1 => Just(Op::Restart),
         2 => any::<bool>().prop_map(|after_words| Op::Crash { after_words }),
     ]
@@ -153,6 +155,7 @@ impl World {
             Op::Settle => {
                 self.run().indexer.wait_idle(PATIENCE);
             }
+            Op::Rebuild => self.run().indexer.rebuild().unwrap(),
             Op::Restart => {
                 self.stop();
                 self.start();
