@@ -83,7 +83,7 @@ const HEADING_BYTES_MAX: usize = 100;
 /// joined into one file are found by the titles that people gave them.
 fn prose(text: &str) -> Vec<Mark> {
     let mut marks = Vec::new();
-    let (mut blank, mut seen) = (true, false);
+    let (mut blank, mut seen, mut under_title) = (true, false, false);
     // A line with nothing before it, while it may still turn out to be a title.
     let mut alone: Option<(usize, &str)> = None;
     for (at, line) in lines(text) {
@@ -93,11 +93,14 @@ fn prose(text: &str) -> Vec<Mark> {
                 marks.pop();
             }
             marks.push(titled(at, Strength::Paragraph, 1, at, title, title.trim()));
+            under_title = true;
         }
         if !empty {
-            if blank && seen {
+            // A title is not parted from what it stands above.
+            if blank && seen && !under_title {
                 marks.push(plain(at, Strength::Paragraph));
             }
+            under_title = false;
             let first = !seen && line.len() <= TITLE_BYTES_MAX;
             // Rules, lists and indented text are no titles.
             let later = blank && line.len() <= HEADING_BYTES_MAX && line.starts_with(char::is_alphanumeric);

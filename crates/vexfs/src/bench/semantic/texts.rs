@@ -80,22 +80,22 @@ impl Texts {
         let mut line = 0;
         while text.len() < bytes {
             for _ in 0..6 + numbers.below(14) {
+                match line {
+                    0 => {}
+                    1..=90 => text.push(' '),
+                    _ => {
+                        text.push('\n');
+                        line = 0;
+                    }
+                }
                 let before = text.len();
+                text.push_str(self.word(&mut numbers));
                 if numbers.next().is_multiple_of(RARE) {
-                    let _ = write!(text, "{}{} ", self.word(&mut numbers), numbers.below(10_000));
-                } else {
-                    text.push_str(self.word(&mut numbers));
-                    text.push(' ');
+                    let _ = write!(text, "{}", numbers.below(10_000));
                 }
-                line += text.len() - before;
-                if line > 90 {
-                    text.pop();
-                    text.push('\n');
-                    line = 0;
-                }
+                line += text.len() - before + 1;
             }
-            text.pop();
-            text.push_str(". ");
+            text.push('.');
             if numbers.below(6) == 0 {
                 text.push_str("\n\n");
                 line = 0;
