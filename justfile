@@ -58,6 +58,25 @@ kill-daemon KILLS="200":
 slow-vectors:
     cargo test --release -p vexfs-vector --test slow -- --ignored --nocapture --test-threads 1
 
-# Fuzz a decoder: journal, manifest, sealed or import
+# The vector index beside hnswlib, usearch and faiss, on data made here: DIR gets 2 GB, the first run takes half an hour
+peers DIR="/tmp/peers":
+    python3 -m venv {{DIR}}/venv && {{DIR}}/venv/bin/pip install -q numpy hnswlib usearch faiss-cpu simsimd rabitqlib
+    cargo build --release --bin performance_benchmark
+    target/release/performance_benchmark vectors-data clustered --dim 384 --out {{DIR}}/clustered
+    target/release/performance_benchmark vectors-data text --from /usr/share/doc /usr/share/man --out {{DIR}}/text
+    target/release/performance_benchmark vectors-data clustered --dim 128 --rows 1000000 --out {{DIR}}/million
+    for set in clustered text million; do {{DIR}}/venv/bin/python benches/peers.py {{DIR}}/$set --ours target/release/performance_benchmark || exit 1; done
+    target/release/performance_benchmark vectors --only kernels
+    {{DIR}}/venv/bin/python benches/peers.py {{DIR}}/clustered kernels
+
+# The unsafe parts of the vector engine under the address sanitizer: kernels, arenas, mappings, the graph beside writers
+sanitize:
+    RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo test -p vexfs-vector --lib --target "$(rustc -vV | sed -n 's/host: //p')"
+
+# What Miri can run of them: no vector instructions, no mapped files. Wants `rustup component add miri rust-src`
+miri:
+    VEXFS_SIMD=scalar PROPTEST_CASES=4 MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test -p vexfs-vector --lib -- graph::beam graph::visited quant::rotate topk
+
+# Fuzz a decoder: journal, manifest, sealed or import. Wants `cargo install cargo-fuzz`
 fuzz TARGET SECONDS="60":
     cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}}

@@ -11,7 +11,7 @@
 //! | edges | `n` times `degree + spare` u32, inverted bits (0 is no edge) |
 //! | rows | `n` u32, inverted bits: the slot's row, 0 vacant, 1 marked |
 //! | slots | `m` u32: the row's slot + 1, or 0 |
-//! | entries | 256 u32 slots, all ones for none |
+//! | entries | 256 u32 slots, all ones for none: an even sample, then those that cover the rest |
 //!
 //! There is no checksum inside: whoever keeps the bytes in a file has one. Bytes that are damaged all the same give
 //! wrong answers, never a read outside the graph.
