@@ -34,6 +34,15 @@ pjdfstest:
 fsx OPERATIONS="200000" SEEDS="1 2 3":
     scripts/fsx {{OPERATIONS}} {{SEEDS}}
 
+# Both inside a transaction
+conformance-txn:
+    TXN=1 scripts/pjdfstest
+    TXN=1 scripts/fsx 100000 1 2 3
+
+# Kill the daemon at every point of commits of three shapes: all or nothing each time
+kill-commits:
+    cargo test --workspace --test commit_crashes -- --ignored --nocapture
+
 # What people do with a directory, on the mount
 tools:
     scripts/tools

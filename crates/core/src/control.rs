@@ -7,6 +7,7 @@ mod node;
 mod relations;
 mod saved;
 mod tree;
+mod txn;
 
 use std::ffi::OsStr;
 
@@ -15,6 +16,7 @@ use crate::fs::ops::{Attr, Caller, Entry, SetAttr};
 use crate::ids::{Ino, NodeKey};
 pub use names::escape;
 pub use tree::ControlTree;
+pub use txn::TxnControl;
 
 /// One entry of a control directory: number, where to go on after it, `DT_*`, name. True when there is no more room.
 pub type AddEntry<'a> = dyn FnMut(Ino, u64, u8, &OsStr) -> bool + 'a;

@@ -1,7 +1,9 @@
 //! The product's verbs. Each filesystem verb goes to the backing tree or, for numbers of the control directory, to
 //! that; here stands which, and nothing else.
 
+mod attributes;
 mod process;
+mod transactions;
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -10,10 +12,12 @@ use std::sync::Arc;
 
 use crate::control::ControlDirectory;
 use crate::fs::ops::{Attr, Caller, Entry, SetAttr, Space};
-use crate::fs::{DirEntry, OWN_PREFIX, Opened, Reopen, SHARED_FH, Stack};
+use crate::fs::{DirEntry, Opened, Reopen, SHARED_FH, Stack};
 use crate::ids::Ino;
 use crate::metrics::{Metrics, Operation};
+use crate::txn::Desk;
 use crate::{Error, Result};
+use attributes::is_own;
 
 /// Names of a control directory that are looked up for one request: about what fits into a reply of the kernel's
 /// smallest size.
@@ -24,6 +28,7 @@ pub struct Engine {
     stack: Arc<Stack>,
     control: Option<Arc<dyn ControlDirectory>>,
     metrics: Arc<Metrics>,
+    desk: Option<Arc<Desk>>,
 }
 
 impl Engine {
@@ -37,6 +42,7 @@ impl Engine {
             stack,
             control,
             metrics,
+            desk: None,
         }
     }
 
@@ -79,14 +85,31 @@ impl Engine {
         process::prometheus(out);
     }
 
-    /// Whether an operation on this node may take long, so that it must not keep others waiting.
+    /// Whether a change of this node may take long, so that it must not keep others waiting: in a transaction it may
+    /// begin with a copy.
     pub fn may_wait(&self, ino: Ino) -> bool {
+        ino.is_control() || ino.is_staged()
+    }
+
+    /// The same for a look at it.
+    pub fn look_may_wait(&self, ino: Ino) -> bool {
         ino.is_control()
+    }
+
+    /// The same for opening it with these flags.
+    pub fn open_may_wait(&self, ino: Ino, flags: i32) -> bool {
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
+        ino.is_control() || ino.is_staged() && writes
     }
 
     /// The same for an extended attribute of a file.
     pub fn xattr_may_wait(&self, ino: Ino, name: &OsStr) -> bool {
-        ino.is_control() || is_own(name)
+        self.may_wait(ino) || is_own(name)
+    }
+
+    /// The same for a look at one.
+    pub fn getxattr_may_wait(&self, ino: Ino, name: &OsStr) -> bool {
+        self.look_may_wait(ino) || is_own(name)
     }
 
     /// Finds a name; the answer counts as one lookup.
@@ -95,16 +118,27 @@ impl Engine {
             if parent.is_control() {
                 return self.control()?.lookup(caller, parent, name);
             }
+            let _pass = self.pass();
+            if parent.is_staged() {
+                return self.staged(parent)?.view().lookup(parent, name);
+            }
             if self.stack.options().ctlname.as_deref() == Some(name) {
                 let dir = self.stack.node_key(parent).ok_or(Error::Os(libc::ESTALE))?;
                 return self.control()?.lookup_root(caller, dir);
             }
-            self.stack.lookup(parent, name)
+            self.stack.lookup(parent, name).map(|entry| self.kept(entry))
         })
     }
 
     /// Takes lookups back.
     pub fn forget(&self, ino: Ino, count: u64) {
+        if ino.is_staged() {
+            // A transaction that has ended has forgotten everything.
+            if let Ok(txn) = self.staged(ino) {
+                txn.view().forget(ino, count);
+            }
+            return;
+        }
         match &self.control {
             Some(control) if ino.is_control() => control.forget(ino, count),
             _ => self.stack.forget(ino, count),
@@ -113,25 +147,42 @@ impl Engine {
 
     /// Attributes, through an open file if there is one.
     pub fn getattr(&self, caller: &Caller, ino: Ino, fh: Option<u64>) -> Result<Attr> {
-        self.metrics.time(Operation::Getattr, || match ino.is_control() {
-            true => self.control()?.getattr(caller, ino),
-            false => self.stack.getattr(ino, fh),
+        self.metrics.time(Operation::Getattr, || {
+            if ino.is_control() {
+                return self.control()?.getattr(caller, ino);
+            }
+            let _pass = self.pass();
+            match ino.is_staged() {
+                true => self.staged(ino)?.view().getattr(ino, fh),
+                false => self.stack.getattr(ino, fh),
+            }
         })
     }
 
     /// Changes attributes.
     pub fn setattr(&self, caller: &Caller, ino: Ino, set: &SetAttr) -> Result<Attr> {
-        self.metrics.time(Operation::Setattr, || match ino.is_control() {
-            true => self.control()?.setattr(caller, ino, set),
-            false => self.stack.setattr(caller, ino, set),
+        self.metrics.time(Operation::Setattr, || {
+            if ino.is_control() {
+                return self.control()?.setattr(caller, ino, set);
+            }
+            if ino.is_staged() {
+                return self.staged(ino)?.view().setattr(caller, ino, set);
+            }
+            let _pass = self.pass();
+            self.stack.setattr(caller, ino, set)
         })
     }
 
     /// The target of a symbolic link.
     pub fn readlink(&self, caller: &Caller, ino: Ino) -> Result<Vec<u8>> {
-        self.metrics.time(Operation::Readlink, || match ino.is_control() {
-            true => self.control()?.readlink(caller, ino),
-            false => self.stack.readlink(ino),
+        self.metrics.time(Operation::Readlink, || {
+            if ino.is_control() {
+                return self.control()?.readlink(caller, ino);
+            }
+            match ino.is_staged() {
+                true => self.staged(ino)?.view().readlink(ino),
+                false => self.stack.readlink(ino),
+            }
         })
     }
 
@@ -144,53 +195,101 @@ impl Engine {
         modes: (u32, u32),
         rdev: u64,
     ) -> Result<Entry> {
-        self.metrics.time(Operation::Mknod, || match parent.is_control() {
-            true => Err(Error::NotPermitted("the control directory")),
-            false => self.stack.mknod(caller, parent, name, modes, rdev),
+        self.metrics.time(Operation::Mknod, || {
+            if parent.is_control() {
+                return Err(Error::NotPermitted("the control directory"));
+            }
+            let _pass = self.pass();
+            match parent.is_staged() {
+                true => self
+                    .staged(parent)?
+                    .view()
+                    .mknod(caller, parent, name, modes, rdev),
+                false => self
+                    .stack
+                    .mknod(caller, parent, name, modes, rdev)
+                    .map(|entry| self.kept(entry)),
+            }
         })
     }
 
     /// Makes a directory.
     pub fn mkdir(&self, caller: &Caller, parent: Ino, name: &OsStr, mode: u32, umask: u32) -> Result<Entry> {
-        self.metrics.time(Operation::Mkdir, || match parent.is_control() {
-            true => self.control()?.mkdir(caller, parent, name, mode & !umask),
-            false => self.stack.mkdir(caller, parent, name, mode, umask),
+        self.metrics.time(Operation::Mkdir, || {
+            if parent.is_control() {
+                return self.control()?.mkdir(caller, parent, name, mode & !umask);
+            }
+            let _pass = self.pass();
+            match parent.is_staged() {
+                true => self
+                    .staged(parent)?
+                    .view()
+                    .mkdir(caller, parent, name, mode, umask),
+                false => self
+                    .stack
+                    .mkdir(caller, parent, name, mode, umask)
+                    .map(|entry| self.kept(entry)),
+            }
         })
     }
 
     /// Makes a symbolic link.
     pub fn symlink(&self, caller: &Caller, parent: Ino, name: &OsStr, target: &OsStr) -> Result<Entry> {
-        self.metrics
-            .time(Operation::Symlink, || match parent.is_control() {
-                true => self.control()?.symlink(caller, parent, name, target),
-                false => self.stack.symlink(caller, parent, name, target),
-            })
+        self.metrics.time(Operation::Symlink, || {
+            if parent.is_control() {
+                return self.control()?.symlink(caller, parent, name, target);
+            }
+            let _pass = self.pass();
+            match parent.is_staged() {
+                true => self.staged(parent)?.view().symlink(caller, parent, name, target),
+                false => self
+                    .stack
+                    .symlink(caller, parent, name, target)
+                    .map(|entry| self.kept(entry)),
+            }
+        })
     }
 
     /// Gives a file another name. The control directory has no hard links.
     pub fn link(&self, ino: Ino, new_parent: Ino, new_name: &OsStr) -> Result<Entry> {
         self.metrics.time(Operation::Link, || {
-            match ino.is_control() || new_parent.is_control() {
-                true => Err(Error::NotPermitted("the control directory")),
-                false => self.stack.link(ino, new_parent, new_name),
+            if ino.is_control() || new_parent.is_control() {
+                return Err(Error::NotPermitted("the control directory"));
             }
+            if let Some(txn) = self.one_tree(ino, new_parent)? {
+                return txn.view().link(ino, new_parent, new_name);
+            }
+            let _pass = self.pass();
+            let made = self.stack.link(ino, new_parent, new_name)?;
+            Ok(self.kept(made))
         })
     }
 
     /// Removes the name of a file.
     pub fn unlink(&self, caller: &Caller, parent: Ino, name: &OsStr) -> Result<()> {
-        self.metrics
-            .time(Operation::Unlink, || match parent.is_control() {
-                true => self.control()?.unlink(caller, parent, name),
+        self.metrics.time(Operation::Unlink, || {
+            if parent.is_control() {
+                return self.control()?.unlink(caller, parent, name);
+            }
+            let _pass = self.pass();
+            match parent.is_staged() {
+                true => self.staged(parent)?.view().unlink(parent, name),
                 false => self.stack.unlink(parent, name),
-            })
+            }
+        })
     }
 
     /// Removes an empty directory.
     pub fn rmdir(&self, caller: &Caller, parent: Ino, name: &OsStr) -> Result<()> {
-        self.metrics.time(Operation::Rmdir, || match parent.is_control() {
-            true => self.control()?.rmdir(caller, parent, name),
-            false => self.stack.rmdir(parent, name),
+        self.metrics.time(Operation::Rmdir, || {
+            if parent.is_control() {
+                return self.control()?.rmdir(caller, parent, name);
+            }
+            let _pass = self.pass();
+            match parent.is_staged() {
+                true => self.staged(parent)?.view().rmdir(parent, name),
+                false => self.stack.rmdir(parent, name),
+            }
         })
     }
 
@@ -209,7 +308,13 @@ impl Engine {
                 (true, true) => self
                     .control()?
                     .rename(caller, parent, name, new_parent, new_name, flags),
-                (false, false) => self.stack.rename(parent, name, new_parent, new_name, flags),
+                (false, false) => {
+                    let _pass = self.pass();
+                    match self.one_tree(parent, new_parent)? {
+                        Some(txn) => txn.view().rename(parent, name, new_parent, new_name, flags),
+                        None => self.stack.rename(parent, name, new_parent, new_name, flags),
+                    }
+                }
                 _ => Err(Error::Os(libc::EXDEV)),
             }
         })
@@ -217,9 +322,15 @@ impl Engine {
 
     /// Opens a file.
     pub fn open(&self, caller: &Caller, ino: Ino, flags: i32, how: Reopen) -> Result<Opened> {
-        self.metrics.time(Operation::Open, || match ino.is_control() {
-            true => Ok(control_file(self.control()?.open(caller, ino, flags)?)),
-            false => self.stack.open(caller, ino, flags, how),
+        self.metrics.time(Operation::Open, || {
+            if ino.is_control() {
+                return Ok(control_file(self.control()?.open(caller, ino, flags)?));
+            }
+            if ino.is_staged() {
+                return self.staged(ino)?.view().open(caller, ino, flags);
+            }
+            let _pass = self.pass();
+            self.stack.open(caller, ino, flags, how)
         })
     }
 
@@ -233,17 +344,24 @@ impl Engine {
         flags: i32,
         how: Reopen,
     ) -> Result<(Entry, Opened)> {
-        self.metrics
-            .time(Operation::Create, || match parent.is_control() {
-                true => {
-                    let (mode, umask) = modes;
-                    let (entry, fh) = self
-                        .control()?
-                        .create(caller, parent, name, mode & !umask, flags)?;
-                    Ok((entry, control_file(fh)))
-                }
-                false => self.stack.create(caller, parent, name, modes, flags, how),
-            })
+        self.metrics.time(Operation::Create, || {
+            if parent.is_control() {
+                let (mode, umask) = modes;
+                let (entry, fh) = self
+                    .control()?
+                    .create(caller, parent, name, mode & !umask, flags)?;
+                return Ok((entry, control_file(fh)));
+            }
+            let _pass = self.pass();
+            if parent.is_staged() {
+                return self
+                    .staged(parent)?
+                    .view()
+                    .create(caller, parent, name, modes, flags);
+            }
+            let (entry, opened) = self.stack.create(caller, parent, name, modes, flags, how)?;
+            Ok((self.kept(entry), opened))
+        })
     }
 
     /// A descriptor for the kernel's passthrough.
@@ -254,6 +372,7 @@ impl Engine {
     /// Reads into `buffer`, and gives the number of bytes.
     pub fn read(&self, caller: &Caller, ino: Ino, fh: u64, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         self.metrics.time(Operation::Read, || match ino.is_control() {
+            _ if ino.is_staged() => self.staged(ino)?.view().read(ino, fh, offset, buffer),
             true => {
                 let data = self
                     .control()?
@@ -277,6 +396,7 @@ impl Engine {
         append: bool,
     ) -> Result<usize> {
         self.metrics.time(Operation::Write, || match ino.is_control() {
+            _ if ino.is_staged() => self.staged(ino)?.view().write(ino, fh, offset, data, append),
             true => Ok(self.control()?.write(caller, ino, fh, offset, data)? as usize),
             false => self.stack.write(ino, fh, offset, data, append),
         })
@@ -285,6 +405,8 @@ impl Engine {
     /// Closes a file.
     pub fn release(&self, ino: Ino, fh: u64) -> Result<()> {
         self.metrics.time(Operation::Release, || match ino.is_control() {
+            // With a transaction its files end.
+            _ if ino.is_staged() => self.staged(ino).map_or(Ok(()), |txn| txn.view().release(fh)),
             true => {
                 self.control()?.release(ino, fh);
                 Ok(())
@@ -296,6 +418,7 @@ impl Engine {
     /// Makes a file durable. What the control directory has accepted already is.
     pub fn fsync(&self, ino: Ino, fh: u64, data: bool) -> Result<()> {
         self.metrics.time(Operation::Fsync, || match ino.is_control() {
+            _ if ino.is_staged() => self.staged(ino)?.view().fsync(ino, fh, data),
             true => Ok(()),
             false => self.stack.fsync(ino, fh, data),
         })
@@ -317,6 +440,7 @@ impl Engine {
     /// Opens a directory for reading.
     pub fn opendir(&self, caller: &Caller, ino: Ino) -> Result<u64> {
         self.metrics.time(Operation::Opendir, || match ino.is_control() {
+            _ if ino.is_staged() => self.staged(ino)?.view().opendir(ino),
             true => self.control()?.opendir(caller, ino),
             false => self.stack.opendir(ino),
         })
@@ -332,6 +456,7 @@ impl Engine {
         mut add: impl FnMut(&DirEntry<'_>) -> bool,
     ) -> Result<()> {
         self.metrics.time(Operation::Readdir, || match ino.is_control() {
+            _ if ino.is_staged() => self.staged(ino)?.view().readdir(fh, offset, add),
             true => {
                 let mut add = |ino, next_offset, kind, name: &OsStr| {
                     add(&DirEntry {
@@ -354,13 +479,20 @@ impl Engine {
         ino: Ino,
         fh: u64,
         offset: u64,
-        add: impl FnMut(&DirEntry<'_>, &Entry) -> bool,
+        mut add: impl FnMut(&DirEntry<'_>, &Entry) -> bool,
     ) -> Result<()> {
-        self.metrics
-            .time(Operation::Readdirplus, || match ino.is_control() {
-                true => self.list_control(caller, ino, fh, offset, add),
-                false => self.stack.readdirplus(fh, offset, add),
-            })
+        self.metrics.time(Operation::Readdirplus, || {
+            if ino.is_control() {
+                return self.list_control(caller, ino, fh, offset, add);
+            }
+            let _pass = self.pass();
+            match ino.is_staged() {
+                true => self.staged(ino)?.view().readdirplus(ino, fh, offset, add),
+                false => self
+                    .stack
+                    .readdirplus(fh, offset, |entry, found| add(entry, &self.kept(*found))),
+            }
+        })
     }
 
     /// A part of a control directory, with a lookup of every name.
@@ -408,6 +540,11 @@ impl Engine {
     pub fn releasedir(&self, ino: Ino, fh: u64) -> Result<()> {
         self.metrics.time(Operation::Releasedir, || {
             match ino.is_control() {
+                _ if ino.is_staged() => {
+                    if let Ok(txn) = self.staged(ino) {
+                        txn.view().releasedir(fh);
+                    }
+                }
                 true => self.control()?.releasedir(ino, fh),
                 false => self.stack.releasedir(fh),
             }
@@ -418,6 +555,7 @@ impl Engine {
     /// Makes a directory's names durable.
     pub fn fsyncdir(&self, ino: Ino, fh: u64, data: bool) -> Result<()> {
         self.metrics.time(Operation::Fsyncdir, || match ino.is_control() {
+            _ if ino.is_staged() => self.staged(ino).map(|_| ()),
             true => Ok(()),
             false => self.stack.fsyncdir(fh, data),
         })
@@ -426,6 +564,7 @@ impl Engine {
     /// Size and free space.
     pub fn statfs(&self, ino: Ino) -> Result<Space> {
         self.metrics.time(Operation::Statfs, || match ino.is_control() {
+            _ if ino.is_staged() => self.staged(ino)?.view().statfs(),
             true => self.stack.statfs(Ino::ROOT),
             false => self.stack.statfs(ino),
         })
@@ -434,67 +573,9 @@ impl Engine {
     /// Whether the owner of the mount may do what `mask` says.
     pub fn access(&self, caller: &Caller, ino: Ino, mask: i32) -> Result<()> {
         self.metrics.time(Operation::Access, || match ino.is_control() {
+            _ if ino.is_staged() => self.staged(ino)?.view().access(ino, mask),
             true => self.control()?.getattr(caller, ino).map(|_| ()),
             false => self.stack.access(ino, mask),
-        })
-    }
-
-    /// Reads an extended attribute into `buffer`; an empty one asks for the length.
-    pub fn getxattr(&self, caller: &Caller, ino: Ino, name: &OsStr, buffer: &mut [u8]) -> Result<usize> {
-        self.metrics.time(Operation::Getxattr, || {
-            let value = if ino.is_control() {
-                self.control()?.getxattr(caller, ino, name)?
-            } else if is_own(name) {
-                let node = self.stack.node_key(ino).ok_or(Error::Os(libc::ESTALE))?;
-                self.store_of_attributes()?.get_own_xattr(caller, node, name)?
-            } else {
-                return self.stack.getxattr(ino, name, buffer);
-            };
-            if buffer.is_empty() {
-                return Ok(value.len());
-            }
-            let room = buffer.get_mut(..value.len()).ok_or(Error::Os(libc::ERANGE))?;
-            room.copy_from_slice(&value);
-            Ok(value.len())
-        })
-    }
-
-    /// Names of extended attributes, each ended by a NUL. Ours of files are not among them.
-    pub fn listxattr(&self, caller: &Caller, ino: Ino) -> Result<Vec<u8>> {
-        self.metrics
-            .time(Operation::Listxattr, || match ino.is_control() {
-                true => self.control()?.listxattr(caller, ino),
-                false => self.stack.listxattr(ino),
-            })
-    }
-
-    /// Sets an extended attribute.
-    pub fn setxattr(&self, caller: &Caller, ino: Ino, name: &OsStr, value: &[u8], flags: i32) -> Result<()> {
-        self.metrics.time(Operation::Setxattr, || {
-            if ino.is_control() {
-                return self.control()?.setxattr(caller, ino, name, value, flags);
-            }
-            if is_own(name) {
-                let node = self.stack.node_key(ino).ok_or(Error::Os(libc::ESTALE))?;
-                return self
-                    .store_of_attributes()?
-                    .set_own_xattr(caller, node, name, value, flags);
-            }
-            self.stack.setxattr(caller, ino, name, value, flags)
-        })
-    }
-
-    /// Removes an extended attribute.
-    pub fn removexattr(&self, caller: &Caller, ino: Ino, name: &OsStr) -> Result<()> {
-        self.metrics.time(Operation::Removexattr, || {
-            if ino.is_control() {
-                return self.control()?.removexattr(caller, ino, name);
-            }
-            if is_own(name) {
-                let node = self.stack.node_key(ino).ok_or(Error::Os(libc::ESTALE))?;
-                return self.store_of_attributes()?.remove_own_xattr(caller, node, name);
-            }
-            self.stack.removexattr(caller, ino, name)
         })
     }
 
@@ -502,6 +583,7 @@ impl Engine {
     pub fn fallocate(&self, ino: Ino, fh: u64, mode: i32, offset: u64, length: u64) -> Result<()> {
         self.metrics
             .time(Operation::Fallocate, || match ino.is_control() {
+                _ if ino.is_staged() => self.staged(ino)?.view().fallocate(ino, fh, mode, offset, length),
                 true => Err(Error::Os(libc::EOPNOTSUPP)),
                 false => self.stack.fallocate(ino, fh, mode, offset, length),
             })
@@ -510,6 +592,7 @@ impl Engine {
     /// The next data or hole of a file.
     pub fn lseek(&self, ino: Ino, fh: u64, offset: i64, whence: i32) -> Result<u64> {
         self.metrics.time(Operation::Lseek, || match ino.is_control() {
+            _ if ino.is_staged() => self.staged(ino)?.view().lseek(ino, fh, offset, whence),
             true => Err(Error::Os(libc::ESPIPE)),
             false => self.stack.lseek(ino, fh, offset, whence),
         })
@@ -523,7 +606,8 @@ impl Engine {
         length: usize,
     ) -> Result<usize> {
         self.metrics.time(Operation::CopyFileRange, || {
-            match from.0.is_control() || to.0.is_control() {
+            let inner = |ino: Ino| ino.is_control() || ino.is_staged();
+            match inner(from.0) || inner(to.0) {
                 // The kernel then copies by reading and writing.
                 true => Err(Error::Os(libc::EOPNOTSUPP)),
                 false => self.stack.copy_file_range(from, to, length),
@@ -534,15 +618,6 @@ impl Engine {
     fn control(&self) -> Result<&dyn ControlDirectory> {
         self.control.as_deref().ok_or(Error::Os(libc::ENOENT))
     }
-
-    fn store_of_attributes(&self) -> Result<&dyn ControlDirectory> {
-        self.control.as_deref().ok_or(Error::Os(libc::EOPNOTSUPP))
-    }
-}
-
-/// Whether the attribute is one of ours, kept in the store.
-fn is_own(name: &OsStr) -> bool {
-    name.as_bytes().starts_with(OWN_PREFIX)
 }
 
 fn control_file(fh: u64) -> Opened {

@@ -9,6 +9,7 @@ pub mod ops;
 pub use crate::change;
 
 mod attributes;
+pub(crate) mod copy;
 mod directory;
 mod handle;
 mod identity;
@@ -19,6 +20,7 @@ mod names;
 mod node;
 mod open;
 mod slab;
+mod staging;
 mod stat;
 mod table;
 mod watch;

@@ -13,6 +13,14 @@ impl Ino {
     /// Inode numbers with this bit belong to the control directory, never to a backing file.
     pub const CONTROL_BIT: u64 = 1 << 62;
 
+    /// Inode numbers with this bit belong to the view of a transaction.
+    pub const STAGED_BIT: u64 = 1 << 63;
+
+    /// Whether the number belongs to the view of a transaction.
+    pub fn is_staged(self) -> bool {
+        self.0 & Self::STAGED_BIT != 0
+    }
+
     /// Whether the number belongs to the control directory.
     pub fn is_control(self) -> bool {
         self.0 & Self::CONTROL_BIT != 0

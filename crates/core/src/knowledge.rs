@@ -9,6 +9,7 @@ mod passage_vectors;
 pub mod related;
 pub mod relations;
 pub mod saved;
+mod staged;
 mod status;
 mod vector_value;
 pub mod vectors;
@@ -158,6 +159,11 @@ impl Knowledge {
             started: Instant::now(),
             mount: OnceLock::new(),
         }))
+    }
+
+    /// The store of the tree.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
     }
 
     /// Where the filesystem reports changes.

@@ -14,5 +14,6 @@ pub mod query;
 pub mod relation;
 pub mod semantic;
 pub mod store;
+pub mod txn;
 
 pub use error::{Error, Result};

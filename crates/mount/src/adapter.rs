@@ -14,7 +14,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
@@ -155,7 +155,7 @@ impl Core {
                 Err(e) => reply.error(errno(&e)),
             };
         }
-        let how = self.backings.how();
+        let how = self.how(ino);
         let mut opened = match self.engine.open(caller, ino, flags, how) {
             Ok(opened) => opened,
             Err(e) => return reply.error(errno(&e)),
@@ -195,7 +195,7 @@ impl Core {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let how = self.backings.how();
+        let how = self.how(parent);
         let (entry, opened) = match self.engine.create(caller, parent, name, modes, flags, how) {
             Ok(created) => created,
             Err(e) => return reply.error(errno(&e)),
@@ -249,17 +249,16 @@ impl Core {
 
     fn attr(&self, attr: vexfs_core::Result<vexfs_core::fs::ops::Attr>, reply: ReplyAttr) {
         match attr {
-            Ok(attr) => reply.attr(&self.attr_ttl(attr.ino), &attr_of(&attr)),
+            Ok(attr) => reply.attr(&self.engine.attr_ttl(attr.ino), &attr_of(&attr)),
             Err(e) => reply.error(errno(&e)),
         }
     }
 
-    /// How long attributes may be believed: those of generated nodes change on their own.
-    fn attr_ttl(&self, ino: Ino) -> Duration {
-        if ino.is_control() {
-            Duration::ZERO
-        } else {
-            self.engine.stack().ttl_of(ino)
+    /// Who moves the data of an inode. What is staged may change from one backing file to another while it is open.
+    fn how(&self, ino: Ino) -> Reopen {
+        match ino.is_staged() {
+            true => Reopen::Daemon,
+            false => self.backings.how(),
         }
     }
 }
@@ -344,7 +343,7 @@ impl Filesystem for Adapter {
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
         let (caller, ino) = (caller(req), Ino(ino.0));
-        self.run(self.core.engine.may_wait(ino), move |core| {
+        self.run(self.core.engine.look_may_wait(ino), move |core| {
             match core.engine.readlink(&caller, ino) {
                 Ok(target) => reply.data(&target),
                 Err(e) => reply.error(errno(&e)),
@@ -362,11 +361,11 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let caller = caller(req);
-        self.core.guard(|core| {
+        let (caller, parent) = (caller(req), Ino(parent.0));
+        self.run_named(self.core.engine.may_wait(parent), name, move |core, name| {
             let made = core
                 .engine
-                .mknod(&caller, Ino(parent.0), name, (mode, umask), u64::from(rdev));
+                .mknod(&caller, parent, name, (mode, umask), u64::from(rdev));
             core.entry(made, reply);
         });
     }
@@ -430,14 +429,15 @@ impl Filesystem for Adapter {
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        self.core.guard(|core| {
-            core.entry(core.engine.link(Ino(ino.0), Ino(newparent.0), newname), reply);
+        let (ino, parent) = (Ino(ino.0), Ino(newparent.0));
+        self.run_named(self.core.engine.may_wait(parent), newname, move |core, name| {
+            core.entry(core.engine.link(ino, parent, name), reply);
         });
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (caller, ino) = (caller(req), Ino(ino.0));
-        self.run(self.core.engine.may_wait(ino), move |core| {
+        self.run(self.core.engine.open_may_wait(ino, flags.0), move |core| {
             core.open(&caller, ino, flags.0, reply)
         });
     }
@@ -454,7 +454,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let (caller, ino) = (caller(req), Ino(ino.0));
-        self.run(self.core.engine.may_wait(ino), move |core| {
+        self.run(self.core.engine.look_may_wait(ino), move |core| {
             with_buffer(size, |buffer| {
                 match core.engine.read(&caller, ino, fh.0, offset, buffer) {
                     Ok(len) => reply.data(&buffer[..len]),
@@ -485,7 +485,7 @@ impl Filesystem for Adapter {
                 Ok(len) => reply.written(len as u32),
                 Err(e) => reply.error(errno(&e)),
             };
-        if !self.core.engine.may_wait(ino) {
+        if !self.core.engine.look_may_wait(ino) {
             return self.core.guard(|core| write(core, data));
         }
         let data = data.to_vec();
@@ -532,15 +532,15 @@ impl Filesystem for Adapter {
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let (caller, ino) = (caller(req), Ino(ino.0));
-        self.run(self.core.engine.may_wait(ino), move |core| {
+        self.run(self.core.engine.look_may_wait(ino), move |core| {
             match core.engine.opendir(&caller, ino) {
                 Ok(fh) => {
-                    let flags = match (ino.is_control(), core.engine.stack().is_trusted(ino)) {
+                    let flags = match (core.engine.keeps_lists(ino), core.engine.stack().is_trusted(ino)) {
                         // A generated list is new each time.
-                        (true, _) => FopenFlags::empty(),
+                        (false, _) => FopenFlags::empty(),
                         // The kernel drops its list when the directory's mtime changes.
-                        (false, true) => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
-                        (false, false) => FopenFlags::FOPEN_CACHE_DIR,
+                        (true, true) => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
+                        (true, false) => FopenFlags::FOPEN_CACHE_DIR,
                     };
                     reply.opened(FileHandle(fh), flags);
                 }
@@ -551,7 +551,7 @@ impl Filesystem for Adapter {
 
     fn readdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let (caller, ino) = (caller(req), Ino(ino.0));
-        self.run(self.core.engine.may_wait(ino), move |core| {
+        self.run(self.core.engine.look_may_wait(ino), move |core| {
             let listed = core.engine.readdir(&caller, ino, fh.0, offset, |entry| {
                 let kind = kind_of(u32::from(entry.kind) << 12);
                 reply.add(INodeNo(entry.ino.0), entry.next_offset, kind, entry.name)
@@ -572,7 +572,7 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         let (caller, ino) = (caller(req), Ino(ino.0));
-        self.run(self.core.engine.may_wait(ino), move |core| {
+        self.run(self.core.engine.look_may_wait(ino), move |core| {
             let listed = core
                 .engine
                 .readdirplus(&caller, ino, fh.0, offset, |entry, found| {
@@ -639,7 +639,7 @@ impl Filesystem for Adapter {
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let (caller, ino) = (caller(req), Ino(ino.0));
         self.run_named(
-            self.core.engine.xattr_may_wait(ino, name),
+            self.core.engine.getxattr_may_wait(ino, name),
             name,
             move |core, name| {
                 with_buffer(size, |buffer| {
@@ -655,7 +655,7 @@ impl Filesystem for Adapter {
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let (caller, ino) = (caller(req), Ino(ino.0));
-        self.run(self.core.engine.may_wait(ino), move |core| {
+        self.run(self.core.engine.look_may_wait(ino), move |core| {
             match core.engine.listxattr(&caller, ino) {
                 Ok(list) if size == 0 => reply.size(list.len() as u32),
                 Ok(list) if list.len() > size as usize => reply.error(fuser::Errno::ERANGE),

@@ -10,6 +10,7 @@
 
 pub mod advice;
 pub mod charts;
+pub mod crosslayer;
 mod daemon;
 pub mod dimensions;
 mod fs;
@@ -71,7 +72,7 @@ pub const SEMANTIC_OPS: &str = "semantic.hybrid_ops";
 pub const STACK: &str = "stack.fuse_max";
 
 /// All parts, in the order in which they run. The machine comes first: the others relate to it.
-pub const PARTS: [Part; 7] = [
+pub const PARTS: [Part; 8] = [
     Part {
         name: "machine",
         about: "limits of the machine",
@@ -106,6 +107,11 @@ pub const PARTS: [Part; 7] = [
         name: "relations",
         about: "relations between files, told and followed",
         measure: relations::measure,
+    },
+    Part {
+        name: "crosslayer",
+        about: "transactions over files and vectors",
+        measure: crosslayer::measure,
     },
 ];
 

@@ -18,6 +18,8 @@ mod search;
 mod serve;
 mod spaces;
 mod top;
+mod try_command;
+mod txn;
 mod umount;
 mod vectors;
 
@@ -59,6 +61,9 @@ enum Command {
     #[command(subcommand)]
     Space(spaces::SpaceCommand),
     Top(top::TopArgs),
+    #[command(subcommand)]
+    Txn(txn::TxnCommand),
+    Try(try_command::TryArgs),
     Check(check::CheckArgs),
     Doctor(doctor::DoctorArgs),
     Export(export::ExportArgs),
@@ -110,6 +115,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Related(args) => ended(relations::related(&args)),
         Command::Space(command) => ended(spaces::space(&command)),
         Command::Top(args) => ended(top::top(&args)),
+        Command::Txn(command) => ended(txn::run(&command)),
+        Command::Try(args) => ended(try_command::run(&args)),
         Command::Check(args) => ended(check::check(&args)),
         Command::Doctor(args) => ended(doctor::doctor(&args)),
         Command::Export(args) => ended(export::export(&args)),

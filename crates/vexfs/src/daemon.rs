@@ -1,6 +1,7 @@
 //! The daemon, composed in one place: store, engine, mount, session; and its end, in the reverse order.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -12,12 +13,13 @@ use rustix::process::{Resource, Rlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use vexfs_core::change::{Change, ChangeSink};
-use vexfs_core::control::{ControlDirectory, ControlTree};
+use vexfs_core::control::{ControlDirectory, ControlTree, TxnControl};
 use vexfs_core::engine::Engine;
 use vexfs_core::fs::Stack;
-use vexfs_core::ids::NodeKey;
+use vexfs_core::ids::{Ino, NodeKey};
 use vexfs_core::metrics::Metrics;
 use vexfs_core::store::dir::StoreDir;
+use vexfs_core::txn::Desk;
 use vexfs_mount::adapter::{Adapter, AdapterOptions, stack_options};
 use vexfs_mount::mounting::{self, Mounted};
 use vexfs_mount::options::{Control, Embed, Http, MountOptions};
@@ -112,7 +114,7 @@ fn start(
         Control::Off => None,
         _ => Some(Service::start(place, options, store)?),
     };
-    let adapter = compose(place, options, search.as_ref())?;
+    let adapter = compose(place, options, search.as_ref().map(|search| (search, store)))?;
     let kernel_cache = adapter.kernel_cache();
     let session = Session::start(adapter, mount()?, options, ended)?;
     kernel_cache.connect(session.notifier());
@@ -123,7 +125,11 @@ fn start(
 }
 
 /// The filesystem over SOURCE, with search in its control directory.
-pub(crate) fn compose(place: &Place, options: &MountOptions, search: Option<&Service>) -> Result<Adapter> {
+pub(crate) fn compose(
+    place: &Place,
+    options: &MountOptions,
+    search: Option<(&Service, &StoreDir)>,
+) -> Result<Adapter> {
     if options.http != Http::Off && options.ctl == Control::Off {
         return Err(MountError::Usage(
             "http=: with ctl=off nothing is indexed, and there is nothing to ask".into(),
@@ -141,12 +147,12 @@ pub(crate) fn compose(place: &Place, options: &MountOptions, search: Option<&Ser
     let root = place.source_dir.try_clone().map_err(of_kernel)?;
     let stack_options = stack_options(place, options).map_err(of_kernel)?;
     let changes: Arc<dyn ChangeSink> = match search {
-        Some(search) => search.knowledge().changes(),
+        Some((search, _)) => search.knowledge().changes(),
         None => Arc::new(NobodyListens),
     };
     let stack = Arc::new(Stack::new(root, stack_options, changes)?);
     let metrics = Arc::new(Metrics::new());
-    let control = search.map(|search| {
+    let control = search.map(|(search, _)| {
         search.knowledge().set_mount(metrics.clone(), stack.clone());
         let render = Engine::new(stack.clone(), None, metrics.clone());
         let prometheus = move || {
@@ -157,7 +163,20 @@ pub(crate) fn compose(place: &Place, options: &MountOptions, search: Option<&Ser
         let tree = ControlTree::new(search.knowledge().clone(), Box::new(prometheus));
         Arc::new(tree) as Arc<dyn ControlDirectory>
     });
-    let engine = Engine::new(stack, control, metrics);
+    let desk = match search {
+        Some((search, store)) => desk(place, options, search, store, &stack)?,
+        None => None,
+    };
+    let engine = match (control, desk) {
+        (Some(control), Some(desk)) => {
+            let root = stack
+                .node_key(Ino::ROOT)
+                .ok_or(vexfs_core::Error::Os(libc::ESTALE))?;
+            let control = Arc::new(TxnControl::new(desk.clone(), control, root));
+            Engine::new(stack, Some(control), metrics).with_transactions(desk)
+        }
+        (control, _) => Engine::new(stack, control, metrics),
+    };
     let mut of_adapter = AdapterOptions::from(options);
     of_adapter.passthrough &= may_mount();
     Ok(Adapter::new(Arc::new(engine), of_adapter))
@@ -168,6 +187,39 @@ pub(crate) fn compose(place: &Place, options: &MountOptions, search: Option<&Ser
 fn may_mount() -> bool {
     rustix::thread::capabilities(None)
         .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN))
+}
+
+/// Transactions over the tree. There are none where nothing may be written, or where the store is on another
+/// filesystem, from which nothing could be moved into place.
+fn desk(
+    place: &Place,
+    options: &MountOptions,
+    search: &Service,
+    store: &StoreDir,
+    stack: &Arc<Stack>,
+) -> Result<Option<Arc<Desk>>> {
+    let of_kernel = |source: io::Error| MountError::Kernel {
+        what: "SOURCE",
+        source,
+    };
+    let device = |dir: BorrowedFd<'_>| rustix::fs::fstat(dir).map(|stat| stat.st_dev);
+    let (here, there) = (device(place.source_dir.as_fd()), device(store.as_fd()));
+    if options.read_only()
+        || here.map_err(|e| of_kernel(e.into()))? != there.map_err(|e| of_kernel(e.into()))?
+    {
+        return Ok(None);
+    }
+    let tree = place.source_dir.try_clone().map_err(of_kernel)?;
+    let stages = store.path().join("txn");
+    let knowledge = search.knowledge();
+    Ok(Some(Arc::new(Desk::open(
+        stack.clone(),
+        knowledge.store().clone(),
+        knowledge.clone(),
+        Arc::default(),
+        tree,
+        stages,
+    )?)))
 }
 
 /// The process gets what a filesystem needs: files exactly with the mode that was asked for, and as many descriptors

@@ -22,8 +22,8 @@ const CRATES: &[(&str, &[&str])] = &[
 const RANKS: &[&[&str]] = &[
     &["ids", "error", "change", "metrics", "pool"],
     &["store"],
-    &["txn"],
     &["fs", "relation", "semantic"],
+    &["txn"],
     &["query", "recovery"],
     &["knowledge"],
     &["control"],

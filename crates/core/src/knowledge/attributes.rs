@@ -10,18 +10,19 @@ use super::vector_value;
 use crate::error::{Error, Result};
 use crate::fs::ops::Caller;
 use crate::ids::{FileId, NodeKey};
+use crate::store::Tx;
 use crate::store::file::FileRow;
-use crate::store::relations::{Direction, Relation};
+use crate::store::relations::{Direction, Relation, Target};
 
 /// The prefix of the names.
 pub const PREFIX: &str = "user.vexfs.";
 /// How long a file that was just made may take to enter the catalog.
 const ENTER_WAIT: Duration = Duration::from_secs(5);
 /// The limit of the kernel (XATTR_SIZE_MAX).
-const VALUE_BYTES_MAX: usize = 65_536;
+pub(super) const VALUE_BYTES_MAX: usize = 65_536;
 
 /// A name, taken apart.
-enum Name<'a> {
+pub(super) enum Name<'a> {
     Vec(&'a str),
     Tag(&'a str),
     Meta(&'a str),
@@ -33,7 +34,7 @@ enum Name<'a> {
 }
 
 impl<'a> Name<'a> {
-    fn read(name: &'a OsStr) -> Result<Name<'a>> {
+    pub(super) fn read(name: &'a OsStr) -> Result<Name<'a>> {
         let text = name
             .to_str()
             .and_then(|name| name.strip_prefix(PREFIX))
@@ -173,29 +174,7 @@ impl Knowledge {
         let targets = lines
             .map(|path| self.target_at(caller, Path::new(OsStr::from_bytes(path))))
             .collect::<Result<Vec<_>>>()?;
-        self.store.write(|tx| {
-            let mut there = Vec::new();
-            for relation in told(tx.rows().relations_from(file, Some(kind))?) {
-                match targets.contains(&relation.to) {
-                    true => there.push(relation.to),
-                    false => {
-                        tx.unrelate(file, kind, &relation.to)?;
-                    }
-                }
-            }
-            for to in targets {
-                if !there.contains(&to) {
-                    tx.relate(&Relation {
-                        from: file,
-                        kind: kind.to_owned(),
-                        to,
-                        properties: None,
-                        derived: false,
-                    })?;
-                }
-            }
-            Ok(())
-        })?;
+        self.store.write(|tx| retarget(tx, file, kind, targets))?;
         Ok(())
     }
 
@@ -277,7 +256,33 @@ impl Knowledge {
     }
 }
 
-fn told(relations: Vec<Relation>) -> impl Iterator<Item = Relation> {
+/// Makes a file's told relations of a type lead to these targets and to no others. One that stays keeps its
+/// properties.
+pub(super) fn retarget(tx: &mut Tx<'_>, file: FileId, kind: &str, targets: Vec<Target>) -> Result<()> {
+    let mut there = Vec::new();
+    for relation in told(tx.rows().relations_from(file, Some(kind))?) {
+        match targets.contains(&relation.to) {
+            true => there.push(relation.to),
+            false => {
+                tx.unrelate(file, kind, &relation.to)?;
+            }
+        }
+    }
+    for to in targets {
+        if !there.contains(&to) {
+            tx.relate(&Relation {
+                from: file,
+                kind: kind.to_owned(),
+                to,
+                properties: None,
+                derived: false,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn told(relations: Vec<Relation>) -> impl Iterator<Item = Relation> {
     relations.into_iter().filter(|relation| !relation.derived)
 }
 

@@ -1,6 +1,6 @@
 //! Spaces of vectors that programs set: their vectors are rows of the store, and an index over them is derived.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -9,7 +9,7 @@ use vexfs_vector::{Batch, Database, Filter, Measure, SearchParams, Space, SpaceC
 use super::search::vector_error;
 use crate::error::{Error, Result};
 use crate::ids::{FileId, Generation};
-use crate::store::Store;
+use crate::store::{Store, Tx};
 
 /// Before the name of a space in the vector database; the embedder's spaces have other names.
 const PREFIX: &str = "told.";
@@ -146,7 +146,7 @@ impl ToldSpaces {
     fn change(
         &self,
         space: &str,
-        rows: impl FnOnce(&mut crate::store::Tx<'_>) -> Result<()>,
+        rows: impl FnOnce(&mut Tx<'_>) -> Result<()>,
         index: impl FnOnce(&mut Batch),
     ) -> Result<Generation> {
         let _changing = self.changing.lock();
@@ -159,6 +159,48 @@ impl ToldSpaces {
             tracing::warn!(space, %error, "the index of a space does not follow");
         }
         Ok(generation)
+    }
+
+    /// Commits what `work` writes, and brings the derived indexes up to it. `work` lists the vectors that it set or
+    /// removed. An error of `work` or of the store changes nothing.
+    pub fn commit(
+        &self,
+        work: impl FnOnce(&mut Tx<'_>) -> Result<Vec<(String, FileId)>>,
+    ) -> Result<Generation> {
+        let _changing = self.changing.lock();
+        let before = self.store.read(|rows| rows.spaces())?;
+        let (changed, generation) = self.store.write(work)?;
+        let mut by_space: BTreeMap<String, Vec<FileId>> = BTreeMap::new();
+        for (space, file) in changed {
+            by_space.entry(space).or_default().push(file);
+        }
+        for (space, files) in by_space {
+            let before = before.iter().find(|row| row.name == space);
+            let before = before.map(|row| row.generation.0);
+            // The rows are the truth: what fails here is found by its tag at the next change or start.
+            let followed = self.vectors_of(&space, &files).and_then(|vectors| {
+                self.follow(&space, before, generation, |batch| {
+                    for (file, vector) in &vectors {
+                        match vector {
+                            Some(vector) => batch.upsert(file.0, vector),
+                            None => batch.delete(file.0),
+                        };
+                    }
+                })
+            });
+            if let Err(error) = followed {
+                tracing::warn!(space, %error, "the index of a space is behind");
+            }
+        }
+        Ok(generation)
+    }
+
+    /// The present vectors of some files in a space; `None` where there is none.
+    fn vectors_of(&self, space: &str, files: &[FileId]) -> Result<Vec<(FileId, Option<Vec<f32>>)>> {
+        self.store.read(|rows| {
+            let vector = |file: &FileId| Ok((*file, rows.vector(*file, space)?.map(|told| told.value)));
+            files.iter().map(vector).collect()
+        })
     }
 
     /// Brings the index from one generation of the space to the next by a change of it, or makes it anew.

@@ -96,6 +96,22 @@ impl Tx<'_> {
         }
     }
 
+    /// A file's next version is another inode, which is about to stand where the file is or where it goes. What an
+    /// event says of the new place then means this file.
+    pub fn succeed(&mut self, id: FileId, facts: &Facts) -> Result<()> {
+        let Some(row) = self.rows().file(id)? else {
+            return Ok(());
+        };
+        if !row.state.is_live() || self.rows().file_of(facts.key)?.is_some() {
+            return Ok(());
+        }
+        let want = match &row.state {
+            State::Excluded(rule) => Want::Exclude(rule.clone()),
+            _ => Want::Index,
+        };
+        self.refresh(row, facts, &want, Trust::Nothing).map(|_| ())
+    }
+
     /// Removes a name. A file without another name leaves; a folder leaves with everything below.
     /// Returns the file that the name meant.
     pub fn unbind(&mut self, at: &Name) -> Result<Option<FileId>> {

@@ -246,6 +246,14 @@ impl Tx<'_> {
         self.touch_space(space)
     }
 
+    /// A file's vectors fit whatever content it has next: it is about to change with them.
+    pub fn unbind_vectors(&mut self, id: FileId) -> Result<()> {
+        self.sql
+            .prepare_cached("UPDATE vector SET content = NULL WHERE file = ?")?
+            .execute([id.0 as i64])?;
+        Ok(())
+    }
+
     /// Removes a file's vector; there being none is [`Error::NoAttribute`].
     pub fn remove_vector(&mut self, id: FileId, space: &str) -> Result<()> {
         let removed = self

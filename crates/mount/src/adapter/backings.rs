@@ -119,7 +119,7 @@ impl<Id> Backings<Id> {
 
     /// One open less.
     pub(super) fn release(&self, ino: Ino) {
-        if ino.is_control() {
+        if ino.is_control() || ino.is_staged() {
             return;
         }
         let mut shard = self.shard(ino).lock();

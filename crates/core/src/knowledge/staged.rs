@@ -1,0 +1,149 @@
+//! What transactions tell of files: checked when it is said, written with the files when they are committed.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::Knowledge;
+use super::attributes::{Name, VALUE_BYTES_MAX, retarget, told};
+use super::relations::plain;
+use super::vector_value;
+use crate::error::{Error, Result};
+use crate::fs::ops::Caller;
+use crate::ids::{FileId, Generation, NodeKey};
+use crate::semantic::embed::StaticModel;
+use crate::semantic::extract::{Limits, Outcome, Workers, extract};
+use crate::semantic::passages;
+use crate::store::Tx;
+use crate::store::relations::Target;
+use crate::txn::{Teller, Work};
+
+impl Teller for Knowledge {
+    fn shown(&self, caller: &Caller, node: NodeKey, name: &OsStr) -> Result<Option<Vec<u8>>> {
+        match self.xattr_get(caller, node, name) {
+            Ok(value) => Ok(Some(value)),
+            Err(Error::NoAttribute) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn version(&self, node: NodeKey, name: &OsStr) -> Result<Option<Vec<u8>>> {
+        let Some(file) = self.file_id(node) else {
+            return Ok(None);
+        };
+        match Name::read(name)? {
+            Name::Rel(kind) => {
+                let relations = self.store.read(|rows| rows.relations_from(file, Some(kind)))?;
+                let mut ends: Vec<_> = told(relations)
+                    .map(|relation| format!("{:?} {:?}", relation.to, relation.properties))
+                    .collect();
+                ends.sort();
+                Ok((!ends.is_empty()).then(|| ends.join("\n").into_bytes()))
+            }
+            // All others are the same for everybody.
+            _ => self.shown(&self.itself(), node, name),
+        }
+    }
+
+    fn check(&self, caller: &Caller, name: &OsStr, value: Option<&[u8]>) -> Result<()> {
+        let name = Name::read(name)?;
+        if value.is_some_and(|value| value.len() > VALUE_BYTES_MAX) {
+            return Err(Error::Os(libc::E2BIG));
+        }
+        match (name, value) {
+            (Name::State | Name::Id | Name::Generation | Name::Hash, _) => {
+                Err(Error::NotPermitted("a read-only attribute"))
+            }
+            (Name::Vec(_), Some(value)) => vector_value::read(value).map(|_| ()),
+            (Name::Rel(_), Some(value)) => {
+                lines(value).try_for_each(|path| self.target_at(caller, path).map(|_| ()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn is_of_content(&self, name: &OsStr) -> bool {
+        matches!(Name::read(name), Ok(Name::Vec(_)))
+    }
+
+    fn meaning(&self, name: &OsStr, content: &[u8]) -> Result<Option<Vec<f32>>> {
+        let workers = Workers::if_declared(Limits::default());
+        let Outcome::Text(extracted) = extract(name, content, &workers) else {
+            return Ok(None);
+        };
+        let text = &extracted.text;
+        let cut = passages::split(text, extracted.form, StaticModel::built_in().tokenizer());
+        let inputs: Vec<_> = cut.iter().map(|passage| passage.embedded(text)).collect();
+        let inputs: Vec<&str> = inputs.iter().map(|input| &**input).collect();
+        let embedder = &self.searcher.embedder;
+        let mut rows = vec![0.0; inputs.len() * embedder.dim()];
+        embedder.embed(&inputs, &mut rows)?;
+        let mut sum = vec![0.0; embedder.dim()];
+        for row in rows.chunks(embedder.dim()) {
+            sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+        }
+        let length = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
+        sum.iter_mut().for_each(|x| *x /= length);
+        Ok((length > 0.0).then_some(sum))
+    }
+
+    fn tell(&self, tx: &mut Tx<'_>, file: FileId, name: &OsStr, value: Option<&[u8]>) -> Result<()> {
+        match (Name::read(name)?, value) {
+            (Name::Vec(space), Some(value)) => tx.set_vector(file, space, &vector_value::read(value)?),
+            (Name::Vec(space), None) => tx.remove_vector(file, space),
+            (Name::Tag(tag), Some(_)) => tx.add_tag(file, tag),
+            (Name::Tag(tag), None) => tx.remove_tag(file, tag),
+            (Name::Meta(key), Some(value)) => tx.set_metadata(file, key, value),
+            (Name::Meta(key), None) => tx.remove_metadata(file, key),
+            (Name::Rel(kind), value) => {
+                let paths = lines(value.unwrap_or_default());
+                let targets = paths.map(|path| target(tx, path)).collect::<Result<_>>()?;
+                retarget(tx, file, kind, targets)
+            }
+            (Name::State | Name::Id | Name::Generation | Name::Hash, _) => {
+                Err(Error::NotPermitted("a read-only attribute"))
+            }
+        }
+    }
+
+    fn commit(&self, work: &mut Work<'_>) -> Result<Generation> {
+        self.spaces.commit(|tx| {
+            let told = work(tx)?;
+            let vectors = told.iter().filter_map(|(file, name)| match Name::read(name) {
+                Ok(Name::Vec(space)) => Some((space.to_owned(), *file)),
+                _ => None,
+            });
+            Ok(vectors.collect())
+        })
+    }
+}
+
+impl Knowledge {
+    /// The daemon as a caller.
+    fn itself(&self) -> Caller {
+        Caller {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            pid: 0,
+        }
+    }
+}
+
+/// The paths of a value of relations.
+fn lines(value: &[u8]) -> impl Iterator<Item = &Path> {
+    let lines = value.split(|b| *b == b'\n').filter(|path| !path.is_empty());
+    lines.map(|path| Path::new(OsStr::from_bytes(path)))
+}
+
+/// Where a relation leads that is told with the files: what comes into being by the same commit is found by its path
+/// once it has its name.
+fn target(tx: &Tx<'_>, path: &Path) -> Result<Target> {
+    if path.is_absolute() {
+        return Ok(Target::Path(path.to_owned()));
+    }
+    let path = plain(path)?;
+    Ok(match tx.rows().resolve(&path)? {
+        Some(file) => Target::File(file),
+        None => Target::Path(path),
+    })
+}

@@ -1,0 +1,215 @@
+//! What is told of files within a transaction: `user.vexfs.*` attributes, which become rows of the store in the commit
+//! that writes the steps down, so that files and what is said of them change together.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use super::view::{Node, View};
+use crate::fs::ops::Caller;
+use crate::ids::{FileId, Generation, Ino, NodeKey};
+use crate::semantic::scan::tree::Tree;
+use crate::store::Tx;
+use crate::store::file::{Facts, ROOT};
+use crate::store::mirror::Name;
+use crate::store::naming::{Trust, Want};
+use crate::{Error, Result};
+
+/// Writes rows, and says what was told of which file.
+pub type Work<'w> = dyn FnMut(&mut Tx<'_>) -> Result<Vec<(FileId, OsString)>> + 'w;
+
+/// Knows what the attributes mean.
+pub trait Teller: Send + Sync {
+    /// The present value of an attribute of a base file as a caller sees it, `None` if it has none.
+    fn shown(&self, caller: &Caller, node: NodeKey, name: &OsStr) -> Result<Option<Vec<u8>>>;
+    /// What is compared to see whether somebody else has set it: the same whoever asks.
+    fn version(&self, node: NodeKey, name: &OsStr) -> Result<Option<Vec<u8>>>;
+    /// Whether a caller can set it to this value, or remove it.
+    fn check(&self, caller: &Caller, name: &OsStr, value: Option<&[u8]>) -> Result<()>;
+    /// Whether it was made for the content that the file has.
+    fn is_of_content(&self, name: &OsStr) -> bool;
+    /// What a file of this name and content is about, as a vector of unit length; `None` if it has no text.
+    fn meaning(&self, name: &OsStr, content: &[u8]) -> Result<Option<Vec<f32>>>;
+    /// Sets or removes it in a transaction of the store.
+    fn tell(&self, tx: &mut Tx<'_>, file: FileId, name: &OsStr, value: Option<&[u8]>) -> Result<()>;
+    /// Commits what `work` writes, which lists the files and attributes that it told; what is derived from them follows.
+    fn commit(&self, work: &mut Work<'_>) -> Result<Generation>;
+}
+
+/// An attribute that was set or removed in a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    /// What the base file had when it was set first.
+    before: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+}
+
+/// Attributes by node and name.
+pub(super) type AllTold = BTreeMap<(u64, OsString), Told>;
+
+impl View {
+    /// The value of an attribute as the transaction sees it; `None` if it has none.
+    pub fn told(
+        &self,
+        teller: &dyn Teller,
+        caller: &Caller,
+        ino: Ino,
+        name: &OsStr,
+    ) -> Result<Option<Vec<u8>>> {
+        let key = (ino.0, name.to_owned());
+        if let Some(told) = self.state.lock().told.get(&key) {
+            return Ok(told.value.clone());
+        }
+        match self.base_key(ino) {
+            Some(node) => teller.shown(caller, node, name),
+            None => Ok(None),
+        }
+    }
+
+    /// Sets an attribute, or removes it.
+    pub fn tell(
+        &self,
+        teller: &dyn Teller,
+        caller: &Caller,
+        ino: Ino,
+        name: &OsStr,
+        value: Option<&[u8]>,
+    ) -> Result<()> {
+        teller.check(caller, name, value)?;
+        if value.is_none() && self.told(teller, caller, ino, name)?.is_none() {
+            return Err(Error::NoAttribute);
+        }
+        let before = match self.base_key(ino) {
+            Some(node) => teller.version(node, name)?,
+            None => None,
+        };
+        let value = value.map(<[u8]>::to_vec);
+        let _still = self.still()?;
+        if teller.is_of_content(name) {
+            // Other content would not be what it was made for.
+            let node = self.node(ino)?;
+            if ino != self.root() && node.lower.is_some() && !node.gone && !node.copied {
+                self.touch(Ino(node.parent), &node.name)?;
+            }
+        }
+        let mut state = self.state.lock();
+        let node = state.nodes.get_mut(&ino.0).ok_or(Error::Os(libc::ESTALE))?;
+        node.told = true;
+        state
+            .told
+            .entry((ino.0, name.to_owned()))
+            .and_modify(|told| told.value = value.clone())
+            .or_insert(Told { before, value });
+        Ok(())
+    }
+
+    /// Attributes that somebody else has set since: paths with `#` and the attribute.
+    pub(super) fn told_conflicts(&self, teller: &dyn Teller) -> Result<Vec<PathBuf>> {
+        let told = self.state.lock().told.clone();
+        let mut found = Vec::new();
+        for ((number, name), told) in told {
+            let present = match self.base_key(Ino(number)) {
+                Some(node) => teller.version(node, &name)?,
+                None => None,
+            };
+            if present != told.before {
+                let mut path = self.path(number).into_os_string();
+                path.push("#");
+                path.push(&name);
+                found.push(path.into());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Writes what was told into the store's transaction, and which inodes are the next versions of known files. New
+    /// files enter the catalog under the names that they are about to get. Gives what was told of which file.
+    pub(super) fn write_told(&self, teller: &dyn Teller, tx: &mut Tx<'_>) -> Result<Vec<(FileId, OsString)>> {
+        let told = self.state.lock().told.clone();
+        let mut written = Vec::with_capacity(told.len());
+        for ((number, name), told) in told {
+            let node = self.node(Ino(number))?;
+            if node.gone {
+                continue;
+            }
+            let file = self.file_of(tx, number)?;
+            teller.tell(tx, file, &name, told.value.as_deref())?;
+            if node.copied {
+                // They were set for the content that comes with them, whose hash is not known yet.
+                tx.unbind_vectors(file)?;
+            }
+            written.push((file, name));
+        }
+        self.write_successors(tx)?;
+        Ok(written)
+    }
+
+    /// A staged file that replaces a base file, under whatever name, is that file.
+    fn write_successors(&self, tx: &mut Tx<'_>) -> Result<()> {
+        let copies: Vec<Node> = {
+            let state = self.state.lock();
+            let copies = state.nodes.values().filter(|node| {
+                node.copied && node.lower.is_some() && !node.gone && node.base_links == 1 && !node.is_dir()
+            });
+            copies.cloned().collect()
+        };
+        for node in copies {
+            let key = node.lower.and_then(|lower| self.lower.node_key(lower));
+            let Some(row) = key.map(|key| tx.rows().file_of(key)).transpose()?.flatten() else {
+                continue;
+            };
+            if let Some(facts) = self.staged_facts(&node)? {
+                tx.succeed(row.id, &facts)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The file that a node is. One that the catalog has not heard of yet is entered, with the folders above: a base
+    /// file where the base has it, a new one where it is staged.
+    fn file_of(&self, tx: &mut Tx<'_>, number: u64) -> Result<FileId> {
+        if number == self.root().0 {
+            return Ok(ROOT);
+        }
+        let node = self.node(Ino(number))?;
+        let (parent, name, facts) = match node.lower {
+            Some(lower) => {
+                let key = self.lower.node_key(lower).ok_or(Error::Os(libc::ESTALE))?;
+                if let Some(row) = tx.rows().file_of(key)? {
+                    return Ok(row.id);
+                }
+                let (parent, name) = node.origin.clone().unwrap_or((node.parent, node.name.clone()));
+                let above = self.node(Ino(parent))?.lower.ok_or(Error::Os(libc::ESTALE))?;
+                let facts = facts(&self.lower.open_dir(above)?, &name)?;
+                (parent, name, facts)
+            }
+            None => (node.parent, node.name.clone(), self.staged_facts(&node)?),
+        };
+        let at = Name {
+            parent: self.file_of(tx, parent)?,
+            name: name.as_bytes().into(),
+        };
+        let facts = facts.ok_or(Error::Os(libc::ESTALE))?;
+        Ok(tx.bind(&at, &facts, &Want::Index, Trust::Nothing)?.0)
+    }
+
+    /// The facts of a staged inode where it stands in the stage.
+    fn staged_facts(&self, node: &Node) -> Result<Option<Facts>> {
+        match self.node(Ino(node.parent))?.upper {
+            Some(above) => facts(&self.upper.open_dir(above)?, &node.name),
+            None => Ok(None),
+        }
+    }
+}
+
+/// What stands at a name. The rename that may come changes the ctime: the file will be looked at again.
+fn facts(dir: &OwnedFd, name: &OsStr) -> Result<Option<Facts>> {
+    let tree = Tree::new(rustix::io::fcntl_dupfd_cloexec(dir, 0)?);
+    let found = tree.look(dir.as_fd(), name)?;
+    Ok(found.map(|found| Facts {
+        ctime: 0,
+        ..found.facts
+    }))
+}

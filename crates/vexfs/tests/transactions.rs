@@ -1,0 +1,362 @@
+//! Transactions through a real mount of the real program: plain directories and plain tools. Where FUSE or root is
+//! missing the tests say so and pass.
+#![allow(clippy::unwrap_used, reason = "a test says enough by failing")]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use killable::{Mounted, snapshot, text};
+
+mod killable;
+
+#[test]
+fn an_api_is_renamed_in_two_hundred_files_at_once() {
+    let names: Vec<_> = (0..200).map(|n| format!("src/d{}/f{n}.c", n % 7)).collect();
+    let files: Vec<_> = names
+        .iter()
+        .map(|name| (name.as_str(), "int old_name(void);\n"))
+        .collect();
+    let Some(m) = Mounted::start(&files) else { return };
+    let vector = |n: u32| [n as f32, 1.0].map(f32::to_le_bytes).concat();
+    let file = |n: u32| format!("src/d{}/f{n}.c", n % 7);
+    m.set_xattr(&file(3), "user.vexfs.vec.api", &vector(1000));
+    m.sh("mkdir .vexfs/txn/fix");
+    m.sh("cd .vexfs/txn/fix/root && grep -rl old_name src | xargs sed -i s/old_name/new_name/");
+    for n in 0..30 {
+        let path = format!(".vexfs/txn/fix/root/{}", file(n));
+        m.set_xattr(&path, "user.vexfs.vec.api", &vector(n));
+        m.set_xattr(&path, "user.vexfs.tag.renamed", b"");
+        assert_eq!(m.xattr(&path, "user.vexfs.vec.api"), Some(vector(n)));
+    }
+    assert_eq!(m.xattr(&file(3), "user.vexfs.vec.api"), Some(vector(1000)));
+    assert_eq!(m.xattr(&file(4), "user.vexfs.vec.api"), None);
+    assert_eq!(m.sh("grep -rl old_name src | wc -l").trim(), "200");
+    assert_eq!(
+        m.sh("grep -rl new_name .vexfs/txn/fix/root/src | wc -l").trim(),
+        "200"
+    );
+    assert_eq!(m.sh("grep -c ^M .vexfs/txn/fix/diff").trim(), "200");
+    m.sh("mv .vexfs/txn/fix .vexfs/txn/@committed/fix");
+    assert_eq!(m.sh("grep -rl new_name src | wc -l").trim(), "200");
+    assert_eq!(m.try_sh("grep -rl old_name src").status.code(), Some(1));
+    for n in 0..30 {
+        assert_eq!(m.xattr(&file(n), "user.vexfs.vec.api"), Some(vector(n)));
+        assert!(m.xattr(&file(n), "user.vexfs.tag.renamed").is_some());
+    }
+    assert_eq!(m.xattr(&file(30), "user.vexfs.vec.api"), None);
+    assert_eq!(m.try_sh("ls .vexfs/txn/fix").status.code(), Some(2));
+}
+
+#[test]
+fn a_rollback_leaves_the_tree_as_it_was() {
+    let Some(m) = Mounted::start(&[("a", "one"), ("d/b", "two"), ("d/c", "three")]) else {
+        return;
+    };
+    m.sh("ln a hard; ln -s a soft; chmod 640 d/b; touch -d 2001-02-03 d/c");
+    let before = snapshot(&m.at(""), true);
+    m.sh("mkdir .vexfs/txn/t; cd .vexfs/txn/t/root; echo more >> a; rm -r d; mkdir d; mv soft d/s; chmod 777 hard; mkfifo f");
+    assert_eq!(snapshot(&m.at(""), true), before);
+    m.sh("rmdir .vexfs/txn/t");
+    assert_eq!(snapshot(&m.at(""), true), before);
+}
+
+#[test]
+fn tools_leave_in_a_transaction_what_they_leave_outside() {
+    let script = "mkdir -p x/y; echo 1 > x/y/f; cp -a d x/copy; mv d/b x/b2; rm d/c; ln x/b2 d/hard; ln -s ../a d/soft; \
+                  sed -i s/one/uno/ a; chmod 4711 x/b2; mv x/copy d/inner; mkfifo d/fifo; tar cf t.tar d x; \
+                  mkdir t; tar xf t.tar -C t; rm t.tar; find . -name c -delete; truncate -s 100 big; dd if=/dev/zero of=big \
+                  bs=1 seek=1000 count=1 conv=notrunc 2>/dev/null; touch -d 2001-02-03 a; rmdir e; mv g e";
+    let files = [
+        ("a", "one"),
+        ("d/b", "two"),
+        ("d/c", "three"),
+        ("e/f", ""),
+        ("g/h", "aitch"),
+    ];
+    let (Some(inside), Some(outside)) = (Mounted::start(&files), Mounted::start(&files)) else {
+        return;
+    };
+    let same = |m: &Mounted, at: &str| {
+        m.sh(&format!(
+            "rm e/f; touch -d 2001-01-01 a d/b d/c; cd {at} && {script}"
+        ))
+    };
+    inside.sh("mkdir .vexfs/txn/t");
+    same(&inside, ".vexfs/txn/t/root");
+    same(&outside, ".");
+    let timeless = |m: &Mounted, at: &str| -> BTreeMap<PathBuf, String> {
+        let lines = m.sh(&format!(
+            "cd {at}; find . -mindepth 1 -printf '%p %y %m %U %s %l\\n' | grep -v ' d '"
+        ));
+        lines
+            .lines()
+            .map(|line| (PathBuf::from(line.split(' ').next().unwrap()), line.to_owned()))
+            .collect()
+    };
+    let expected = timeless(&outside, ".");
+    assert_eq!(timeless(&inside, ".vexfs/txn/t/root"), expected);
+    inside.sh("mv .vexfs/txn/t .vexfs/txn/@committed/t");
+    assert_eq!(timeless(&inside, "."), expected);
+    assert_eq!(inside.sh("stat -c %Y a"), outside.sh("stat -c %Y a"));
+    assert_eq!(
+        inside.sh("cat d/inner/b x/b2 e/h"),
+        outside.sh("cat d/inner/b x/b2 e/h")
+    );
+}
+
+#[test]
+fn a_reader_never_sees_half_a_commit() {
+    let Some(m) = Mounted::start(&[("a", "0"), ("d/b", "0")]) else {
+        return;
+    };
+    let done = AtomicBool::new(false);
+    let number = |path: &str| m.read(path).trim().parse::<u32>().unwrap();
+    thread::scope(|scope| {
+        let readers: Vec<_> = [("a", "d/b"), ("d/b", "a")]
+            .into_iter()
+            .map(|(first, second)| {
+                let (number, done) = (&number, &done);
+                scope.spawn(move || {
+                    let mut seen = 0;
+                    while !done.load(Ordering::Relaxed) {
+                        let (one, two) = (number(first), number(second));
+                        assert!(two >= one, "{first} is of commit {one}, {second} still of {two}");
+                        seen += 1;
+                    }
+                    seen
+                })
+            })
+            .collect();
+        for n in 1..=30 {
+            m.sh(&format!(
+                "mkdir .vexfs/txn/t; cd .vexfs/txn/t/root; echo {n} > a.new; mv a.new a; echo {n} > d/b"
+            ));
+            m.sh("mv .vexfs/txn/t .vexfs/txn/@committed/t");
+            assert_eq!((number("a"), number("d/b")), (n, n));
+        }
+        done.store(true, Ordering::Relaxed);
+        for reader in readers {
+            assert!(reader.join().unwrap() > 0);
+        }
+    });
+}
+
+#[test]
+fn a_killed_daemon_leaves_all_or_nothing() {
+    let Some(mut m) = Mounted::start(&[("keep", "k")]) else {
+        return;
+    };
+    for round in 0..12u64 {
+        m.sh(&format!(
+            "mkdir .vexfs/txn/t; cd .vexfs/txn/t/root; mkdir n; for i in $(seq 60); do echo {round} > f$i; echo {round} > n/f$i; done"
+        ));
+        let mut commit = Command::new("mv");
+        commit
+            .args([".vexfs/txn/t", ".vexfs/txn/@committed/t"])
+            .current_dir(m.at(""))
+            .stderr(Stdio::null());
+        let mut commit = commit.spawn().unwrap();
+        thread::sleep(Duration::from_micros(round * round * 300));
+        m.crash();
+        commit.wait().unwrap();
+        let present = |dir: &str| std::fs::read_dir(m.at(dir)).map_or(0, |entries| entries.count());
+        let count = (present(""), present("n"));
+        assert!(count == (1, 0) || count == (62, 60), "round {round}: {count:?}");
+        m.sh("rm -rf n f*");
+    }
+}
+
+#[test]
+fn conflicts_are_told_by_every_door() {
+    let Some(m) = Mounted::start(&[("a", "base"), ("b", "base")]) else {
+        return;
+    };
+    m.sh("mkdir .vexfs/txn/one .vexfs/txn/two; echo 1 > .vexfs/txn/one/root/a; echo 2 > .vexfs/txn/two/root/a; \
+          echo 2 > .vexfs/txn/two/root/new");
+    m.sh("vexfs txn commit one");
+    let refused = m.try_sh("mv .vexfs/txn/two .vexfs/txn/@committed/two");
+    assert!(
+        !refused.status.success() && text(&refused.stderr).contains("canceled"),
+        "{refused:?}"
+    );
+    let refused = m.try_sh("vexfs txn commit two");
+    assert_eq!(
+        (refused.status.code(), text(&refused.stdout)),
+        (Some(6), "a\n".into())
+    );
+    assert_eq!(m.sh("cat .vexfs/txn/two/conflicts"), "a\n");
+    assert_eq!(m.sh("cat a .vexfs/txn/two/root/a"), "1\n2\n");
+    assert_eq!(m.sh("vexfs txn list"), "two\n");
+    m.sh("vexfs txn abort two");
+    assert_eq!(m.sh("vexfs txn list; ls"), "a\nb\n");
+}
+
+#[test]
+fn a_command_is_tried_at_its_own_paths() {
+    let Some(m) = Mounted::start(&[("d/a", "base")]) else {
+        return;
+    };
+    let root = m.at("").display().to_string();
+    let out = m.sh(&format!(
+        "cd d; vexfs try -- sh -c 'echo tried > a; cat {root}/d/a; touch {root}/new'"
+    ));
+    assert_eq!(out, "tried\nM d/a\nA new\n");
+    assert_eq!(
+        m.sh("cat d/a; ls; vexfs txn list"),
+        "based\n",
+        "without -y it is given up"
+    );
+    let failed = m.try_sh("vexfs try -y -- sh -c 'echo tried > d/a; exit 7'");
+    assert_eq!(failed.status.code(), Some(7));
+    assert_eq!(m.read("d/a"), "base");
+    m.sh("vexfs try -y -- sh -c 'echo tried > d/a'");
+    assert_eq!(m.read("d/a"), "tried\n");
+}
+
+#[test]
+fn a_full_disk_is_found_while_staging_or_before_anything_is_applied() {
+    let Some(m) = Mounted::in_memory(&[("a", "old"), ("b", "old")], 24 << 20) else {
+        return;
+    };
+    m.sh("mkdir .vexfs/txn/t; echo new > .vexfs/txn/t/root/a");
+    let before = snapshot(&m.at(""), true);
+    let full = m.try_sh("head -c 40000000 /dev/zero > .vexfs/txn/t/root/big");
+    assert!(text(&full.stderr).contains("No space"), "{full:?}");
+    assert_eq!(snapshot(&m.at(""), true), before);
+    let refused = m.try_sh("vexfs txn commit t");
+    assert!(
+        !refused.status.success() && text(&refused.stderr).contains("No space"),
+        "{refused:?}"
+    );
+    assert_eq!(snapshot(&m.at(""), true), before);
+    assert_eq!(m.sh("cat .vexfs/txn/t/root/a"), "new\n", "nothing is lost");
+    m.sh("rm .vexfs/txn/t/root/big; vexfs txn commit t");
+    assert_eq!(m.read("a"), "new\n");
+}
+
+#[test]
+fn disjoint_transactions_both_commit_and_a_moved_file_stays_the_same_file() {
+    let Some(m) = Mounted::start(&[("a", "a"), ("b", "b"), ("d/c", "c")]) else {
+        return;
+    };
+    m.set_xattr("d/c", "user.vexfs.tag.kept", b"");
+    let id = m.xattr("d/c", "user.vexfs.id").unwrap();
+    m.sh("mkdir .vexfs/txn/one .vexfs/txn/two; echo 1 >> .vexfs/txn/one/root/a; echo 2 >> .vexfs/txn/two/root/b");
+    m.sh("cd .vexfs/txn/two/root; mv d/c e; echo more >> e; rmdir d");
+    m.sh("vexfs txn commit one; vexfs txn commit two");
+    assert_eq!(m.sh("cat a b e; ls"), "a1\nb2\ncmore\na\nb\ne\n");
+    assert_eq!(
+        m.xattr("e", "user.vexfs.id"),
+        Some(id),
+        "renamed and changed, it is the same file"
+    );
+    assert!(m.xattr("e", "user.vexfs.tag.kept").is_some());
+}
+
+#[test]
+fn a_strict_transaction_also_loses_when_what_it_read_was_changed() {
+    let Some(m) = Mounted::start(&[("a", "a"), ("b", "b"), ("d/x", "x")]) else {
+        return;
+    };
+    m.sh("vexfs txn begin strict --strict; vexfs txn begin plain");
+    for name in ["strict", "plain"] {
+        m.sh(&format!("cd .vexfs/txn/{name}/root; cat a > {name}; ls d"));
+    }
+    m.sh("echo more >> a; echo y > d/y");
+    m.sh("vexfs txn commit plain");
+    let refused = m.try_sh("vexfs txn commit strict");
+    assert_eq!(
+        (refused.status.code(), text(&refused.stdout)),
+        (Some(6), "a\nd\n".into())
+    );
+    assert_eq!(m.sh("ls"), "a\nb\nd\nplain\n");
+}
+
+#[test]
+fn quota_and_expiry_are_kept() {
+    let Some(m) = Mounted::start(&[("a", "a")]) else {
+        return;
+    };
+    m.sh("vexfs txn begin small --quota 100000");
+    let full = m.try_sh("head -c 200000 /dev/zero > .vexfs/txn/small/root/big");
+    assert!(text(&full.stderr).contains("quota"), "{full:?}");
+    m.sh("rm .vexfs/txn/small/root/big; head -c 90000 /dev/zero > .vexfs/txn/small/root/fits");
+    assert!(
+        m.sh("vexfs txn status small")
+            .contains("bytes 90000\nquota 100000\nstrict 0")
+    );
+    m.sh("vexfs txn commit small; vexfs txn begin short --expires 0; echo b > .vexfs/txn/short/root/a");
+    let late = m.try_sh("mv .vexfs/txn/short .vexfs/txn/@committed/short");
+    assert!(text(&late.stderr).contains("timed out"), "{late:?}");
+    assert_eq!(
+        m.sh("cat a .vexfs/txn/short/root/a"),
+        "ab\n",
+        "it can still be read"
+    );
+    m.set_xattr(".vexfs/txn/short", "user.vexfs.expires", b"60");
+    m.sh("vexfs txn commit short");
+    assert_eq!(m.read("a"), "b\n");
+}
+
+#[test]
+fn changed_files_are_listed_by_how_far_their_meaning_moved() {
+    let text = "How refunds are paid to a credit card by the billing department of the shop.";
+    let Some(m) = Mounted::start(&[
+        ("near.md", text),
+        ("far.md", text),
+        ("same.md", text),
+        ("bin", "\0\u{1}"),
+    ]) else {
+        return;
+    };
+    m.sh("vexfs txn begin t; cd .vexfs/txn/t/root; sed -i s/shop/store/ near.md; chmod 600 same.md; printf '\\0\\2' > bin; \
+          echo 'Flour, yeast and butter: knead the bread dough for ten minutes.' > far.md");
+    let lines = m.sh("vexfs txn diff --meaning t");
+    let (distances, paths): (Vec<_>, Vec<_>) = lines.lines().filter_map(|line| line.split_once(' ')).unzip();
+    assert_eq!(
+        paths.iter().map(|path| path.trim()).collect::<Vec<_>>(),
+        ["far.md", "near.md", "same.md", "bin"],
+        "{lines}"
+    );
+    let number = |n: usize| distances[n].parse::<f32>().unwrap();
+    assert!(
+        number(0) > 0.4 && number(1) < 0.3 && number(1) > 0.0 && number(2) == 0.0,
+        "{lines}"
+    );
+}
+
+#[test]
+fn a_branch_is_checked_out_and_built_in_a_trial() {
+    if Command::new("git").arg("--version").output().is_err() {
+        eprintln!("skipped: needs git");
+        return;
+    }
+    let Some(m) = Mounted::start(&[
+        ("src/a.c", "int a;\n"),
+        ("src/b.c", "int b;\n"),
+        ("other/c.c", "int c;\n"),
+    ]) else {
+        return;
+    };
+    let trial = "git checkout -q other && for f in src/*.c; do cp $f $f.o; done";
+    m.sh("git init -q -b main .; git config user.email a@example.org; git config user.name a; ln src/a.c linked; \
+          git add -A; git commit -qm one; git checkout -q -b other; echo 'int d;' >> src/a.c; git rm -q src/b.c; \
+          git mv other src/moved; git commit -qam two; git checkout -q main; cp -a . ../expected; rm -rf ../expected/.vexfs");
+    let before = snapshot(&m.at(""), true);
+    m.sh(&format!("vexfs try -- sh -c '{trial}'"));
+    assert_eq!(snapshot(&m.at(""), true), before, "given up");
+    m.sh(&format!("vexfs try -y -- sh -c '{trial}'"));
+    m.sh(&format!("cd ../expected; {trial}"));
+    // The index of git has times of its own.
+    m.sh("diff -r --exclude=.git . ../expected; git status --porcelain --untracked-files=no | wc -l | grep -qx 0");
+    let links = |at: &str| {
+        m.sh(&format!(
+            "cd {at}; find . -path ./.git -prune -o -type f -printf '%p %m %n\\n' | sort"
+        ))
+    };
+    assert_eq!(links("."), links("../expected"));
+}
