@@ -45,6 +45,9 @@ pub enum Error {
         /// Where it leads.
         to: String,
     },
+    /// A rule keeps the file out of the catalog, so nothing can be told about it.
+    #[error("{0} is kept out of the catalog: nothing can be told about it")]
+    Excluded(String),
     /// The control directory's node cannot be changed.
     #[error("read-only")]
     ReadOnly,
@@ -109,7 +112,7 @@ impl Error {
             Error::NotFound(_) => libc::ENOENT,
             Error::NoAttribute => libc::ENODATA,
             Error::Exists(_) => libc::EEXIST,
-            Error::Invalid(_) | Error::Query { .. } => libc::EINVAL,
+            Error::Invalid(_) | Error::Query { .. } | Error::Excluded(_) => libc::EINVAL,
             Error::NotPermitted(_) | Error::Derived { .. } => libc::EPERM,
             Error::ReadOnly | Error::Stopped => libc::EROFS,
             Error::Denied => libc::EACCES,

@@ -274,9 +274,9 @@ async fn as_peer<T: Send + 'static>(
 /// An error as JSON: its text, its errno, and the HTTP status nearest to it.
 fn refusal(error: &Error) -> Response {
     let status = match error {
-        Error::Invalid(_) | Error::Query { .. } => StatusCode::BAD_REQUEST,
+        Error::Invalid(_) | Error::Query { .. } | Error::Excluded(_) => StatusCode::BAD_REQUEST,
         Error::NotFound(_) | Error::NoAttribute => StatusCode::NOT_FOUND,
-        Error::Denied | Error::NotPermitted(_) => StatusCode::FORBIDDEN,
+        Error::Denied | Error::NotPermitted(_) | Error::Derived { .. } => StatusCode::FORBIDDEN,
         Error::Exists(_) | Error::Conflict(_) => StatusCode::CONFLICT,
         Error::NotFresh { .. } => StatusCode::PRECONDITION_FAILED,
         _ => StatusCode::INTERNAL_SERVER_ERROR,

@@ -116,6 +116,28 @@ fn a_dangling_target_is_shown_until_it_exists_and_after_it_is_gone() {
 }
 
 #[test]
+fn what_a_rule_keeps_out_can_be_a_target_and_not_a_source() {
+    let files = [("a.md", "A page.\n"), (".git/config", "[core]\n")];
+    let mount = Mounted::with(&files, &[]);
+    mount.settle();
+    assert!(
+        at(&mount, &["relate", "a.md", "uses", ".git/config"])
+            .status
+            .success()
+    );
+    let answer = related(&mount, &["a.md"]);
+    assert_eq!(paths(&answer), [".git/config"]);
+    assert_eq!(answer["hits"][0]["dangling"], false, "{answer}");
+    assert_eq!(mount.read(".vexfs/rel/a.md/uses/config"), "[core]\n");
+    let output = at(&mount, &["relate", ".git/config", "uses", "a.md"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("kept out"),
+        "{output:?}"
+    );
+}
+
+#[test]
 fn what_cannot_be_is_refused_with_the_errno_that_says_why() {
     let mount = Mounted::with(&NOTES, &[]);
     mount.settle();

@@ -119,7 +119,7 @@ impl Knowledge {
     }
 
     fn known_file(&self, caller: &Caller, path: &Path) -> Result<FileId> {
-        self.entered(self.node_at(caller, path, false)?)
+        self.known_at(self.node_at(caller, path, false)?, path)
     }
 
     /// The relations of the file itself, dangling ones among them, then files farther away.

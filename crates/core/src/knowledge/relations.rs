@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::Access;
+use rustix::fs::{Access, AtFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -13,9 +13,10 @@ use serde_json::{Map, Value, json};
 use super::Knowledge;
 use crate::error::{Error, Result};
 use crate::fs::ops::Caller;
-use crate::ids::{FileId, Generation};
+use crate::ids::{FileId, Generation, NodeKey};
 use crate::query::access::refusals;
 use crate::query::answer::{exact_path, path_text};
+use crate::store::file::State;
 use crate::store::relations::{Direction, Relation, Target, check_kind};
 
 /// Relations of one file that are shown, in each direction. A hub of more is walked, not listed.
@@ -209,6 +210,11 @@ impl Knowledge {
         let answers = refusals(self.root.as_fd(), caller, &paths, Access::EXISTS);
         let mut answers = answers.into_iter();
         shown.retain(|relation| !asked(relation) || answers.next().flatten() != Some(Errno::ACCESS));
+        for relation in shown.iter_mut().filter(|relation| relation.dangling) {
+            // What a rule keeps out of the catalog is there all the same.
+            let there = rustix::fs::statat(self.root.as_fd(), &relation.path, AtFlags::SYMLINK_NOFOLLOW);
+            relation.dangling = !is_inside(&relation.path) || there.is_err();
+        }
     }
 
     /// Makes relations, all or none; durable when it returns. One that is there already gets the new properties.
@@ -225,7 +231,7 @@ impl Knowledge {
             let from = match sources.get(&telling.from) {
                 Some(from) => *from,
                 None => {
-                    let from = self.entered(self.node_at(caller, &telling.from, true)?)?;
+                    let from = self.known_at(self.node_at(caller, &telling.from, true)?, &telling.from)?;
                     sources.insert(&telling.from, from);
                     from
                 }
@@ -267,9 +273,35 @@ impl Knowledge {
         }
         let path = plain(path)?;
         match self.node_at(caller, &path, false) {
-            Ok(node) => Ok(Target::File(self.entered(node)?)),
+            Ok(node) => match self.known_at(node, &path) {
+                Ok(file) => Ok(Target::File(file)),
+                Err(Error::Excluded(_)) => Ok(Target::Path(path)),
+                Err(error) => Err(error),
+            },
             Err(Error::NotFound(_)) => Ok(Target::Path(path)),
             Err(error) => Err(error),
+        }
+    }
+
+    /// The file at a path that is there. One that was just made is waited for.
+    ///
+    /// # Errors
+    /// [`Error::Excluded`] where it will never have an id: below a folder that a rule keeps out.
+    pub(super) fn known_at(&self, node: NodeKey, path: &Path) -> Result<FileId> {
+        if let Some(file) = self.file_id(node) {
+            return Ok(file);
+        }
+        let above = self.store.read(|rows| {
+            for folder in path.ancestors().skip(1) {
+                if let Some(id) = rows.resolve(folder)? {
+                    return rows.file(id);
+                }
+            }
+            Ok(None)
+        })?;
+        match above.map(|folder| folder.state) {
+            Some(State::Excluded(rule)) => Err(Error::Excluded(format!("{} ({rule})", path_text(path)))),
+            _ => self.entered(node),
         }
     }
 

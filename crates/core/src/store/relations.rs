@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rusqlite::params;
 
@@ -270,7 +270,7 @@ impl Tx<'_> {
         Ok(removed > 0)
     }
 
-    /// Relations that lead to the path of a new name lead to its file from now on.
+    /// Relations that lead to the path of a new name, or below it, lead to the files there from now on.
     pub(super) fn attach_relations(&mut self, name: &Name, id: FileId) -> Result<()> {
         let dangling = self
             .sql
@@ -283,12 +283,35 @@ impl Tx<'_> {
             return Ok(());
         }
         let path = self.rows().path_of_name(name)?;
+        let path = path.as_os_str().as_bytes();
+        self.attach_path(path, id)?;
+        // A folder that moved brings what is below it along.
+        let below = [path, b"/"].concat();
+        let after = [path, b"0"].concat();
+        let mut waiting: Vec<Vec<u8>> = Vec::new();
+        for table in ["relation", "derived"] {
+            let mut statement = self.sql.prepare_cached(&format!(
+                "SELECT DISTINCT path FROM {table} WHERE path > ? AND path < ?"
+            ))?;
+            for found in statement.query_map(params![below, after], |row| row.get(0))? {
+                waiting.push(found?);
+            }
+        }
+        for path in waiting {
+            if let Some(file) = self.rows().resolve(Path::new(OsStr::from_bytes(&path)))? {
+                self.attach_path(&path, file)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_path(&mut self, path: &[u8], id: FileId) -> Result<()> {
         for table in ["relation", "derived"] {
             self.sql
                 .prepare_cached(&format!(
                     "UPDATE OR REPLACE {table} SET dst = ?, path = NULL WHERE path = ?"
                 ))?
-                .execute(params![id.0 as i64, path.as_os_str().as_bytes()])?;
+                .execute(params![id.0 as i64, path])?;
         }
         Ok(())
     }

@@ -330,6 +330,38 @@ fn relations_follow_files_and_wait_for_paths() {
 }
 
 #[test]
+fn a_relation_that_dangles_leads_to_what_a_moved_folder_brings() {
+    let case = Case::new();
+    let (from, _) = case.bind(ROOT, "a", &file(10));
+    let relate = |path: &str| {
+        let relation = Relation {
+            from,
+            kind: "cites".into(),
+            to: Target::Path(path.into()),
+            properties: None,
+            derived: false,
+        };
+        case.store.write(|tx| tx.relate(&relation)).unwrap();
+    };
+    relate("new/b");
+    relate("new/none");
+    relate("new0");
+    let (folder, _) = case.bind(ROOT, "old", &inode(11, Kind::Directory));
+    let (to, _) = case.bind(folder, "b", &file(12));
+    case.bind(ROOT, "new", &inode(11, Kind::Directory));
+    let found = case.store.read(|rows| rows.relations_from(from, None)).unwrap();
+    let targets: Vec<Target> = found.into_iter().map(|relation| relation.to).collect();
+    assert_eq!(
+        targets,
+        [
+            Target::File(to),
+            Target::Path("new/none".into()),
+            Target::Path("new0".into())
+        ]
+    );
+}
+
+#[test]
 fn ids_are_never_used_again() {
     let case = Case::new();
     let excluded = Want::Exclude("hidden".into());
