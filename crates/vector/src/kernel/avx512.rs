@@ -65,13 +65,32 @@ fn dot_step(acc: __m512, a: __m512, b: __m512) -> __m512 {
     _mm512_fmadd_ps(a, b, acc)
 }
 
+/// The four sums of a row added up to four lanes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq")]
+fn lanes4(a: [__m512; 4]) -> __m128 {
+    let all = _mm512_add_ps(_mm512_add_ps(a[0], a[1]), _mm512_add_ps(a[2], a[3]));
+    let half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps::<1>(all));
+    _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half))
+}
+
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq")]
 fn sum4(a: [__m512; 4]) -> f32 {
-    _mm512_reduce_add_ps(_mm512_add_ps(
-        _mm512_add_ps(a[0], a[1]),
-        _mm512_add_ps(a[2], a[3]),
-    ))
+    let x = lanes4(a);
+    let pairs = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    _mm_cvtss_f32(_mm_add_ss(pairs, _mm_movehdup_ps(pairs)))
+}
+
+/// [`sum4`] of four rows at once, with the same order of additions: for short rows the four sums across a register cost
+/// as much as the rows.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq")]
+fn sum4x4(rows: [[__m512; 4]; 4]) -> __m128 {
+    let [a, b, c, d] = [lanes4(rows[0]), lanes4(rows[1]), lanes4(rows[2]), lanes4(rows[3])];
+    let ab = _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+    let cd = _mm_add_ps(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+    _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab))
 }
 
 macro_rules! float_kernels {
@@ -83,7 +102,7 @@ macro_rules! float_kernels {
         /// `query` has `n` elements, `rows` has `R * n`.
         #[inline]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq")]
-        unsafe fn $rows<const R: usize>(n: usize, query: *const f32, rows: *const $T) -> [f32; R] {
+        unsafe fn $rows<const R: usize>(n: usize, query: *const f32, rows: *const $T) -> [[__m512; 4]; R] {
             let ahead = AHEAD / size_of::<$T>();
             let mut acc = [[_mm512_setzero_ps(); 4]; R];
             let mut i = 0;
@@ -118,14 +137,14 @@ macro_rules! float_kernels {
                     }
                 }
             }
-            acc.map(|acc| sum4(acc))
+            acc
         }
 
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq")]
         pub(super) fn $one(a: &[f32], b: &[$T]) -> f32 {
             // SAFETY: both slices have at least n elements.
             let [sum] = unsafe { $rows::<1>(a.len().min(b.len()), a.as_ptr(), b.as_ptr()) };
-            sum
+            sum4(sum)
         }
 
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq")]
@@ -135,7 +154,9 @@ macro_rules! float_kernels {
             let mut outs = out.chunks_exact_mut(4);
             for (quad, out) in (&mut quads).zip(&mut outs) {
                 // SAFETY: the quad holds four rows of n elements.
-                out.copy_from_slice(&unsafe { $rows::<4>(n, query.as_ptr(), quad.as_ptr()) });
+                let sums = sum4x4(unsafe { $rows::<4>(n, query.as_ptr(), quad.as_ptr()) });
+                // SAFETY: `out` holds four sums.
+                unsafe { _mm_storeu_ps(out.as_mut_ptr(), sums) };
             }
             for (row, out) in quads.remainder().chunks_exact(n).zip(outs.into_remainder()) {
                 *out = $one(query, row);
