@@ -2,6 +2,9 @@
 //! that; here stands which, and nothing else.
 
 mod attributes;
+#[cfg(feature = "bench")]
+pub mod fault;
+mod habits;
 mod process;
 mod transactions;
 
@@ -10,10 +13,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+use self::habits::Habits;
 use crate::control::ControlDirectory;
 use crate::fs::ops::{Attr, Caller, Entry, SetAttr, Space};
 use crate::fs::{DirEntry, Opened, Reopen, SHARED_FH, Stack};
 use crate::ids::Ino;
+use crate::metrics::table::single;
 use crate::metrics::{Metrics, Operation};
 use crate::txn::Desk;
 use crate::{Error, Result};
@@ -23,12 +28,22 @@ use attributes::is_own;
 /// smallest size.
 const CONTROL_BATCH: usize = 64;
 
+/// Where a listing of the root goes on after the control directory: at its beginning. No filesystem uses this offset: those
+/// of ext4, the largest, are hashes of names below it, and the one above it for the end.
+const AFTER_CONTROL: u64 = i64::MAX as u64 - 1;
+
+/// The offset in the backing directory.
+fn in_backing(offset: u64) -> u64 {
+    if offset == AFTER_CONTROL { 0 } else { offset }
+}
+
 /// Everything that a mount does.
 pub struct Engine {
     stack: Arc<Stack>,
     control: Option<Arc<dyn ControlDirectory>>,
     metrics: Arc<Metrics>,
     desk: Option<Arc<Desk>>,
+    habits: Habits,
 }
 
 impl Engine {
@@ -43,6 +58,7 @@ impl Engine {
             control,
             metrics,
             desk: None,
+            habits: Habits::new(),
         }
     }
 
@@ -58,30 +74,10 @@ impl Engine {
 
     /// Appends counters and sizes as Prometheus text.
     pub fn prometheus(&self, out: &mut String) {
-        use std::fmt::Write;
         self.metrics.prometheus(out);
-        for (name, help, value) in [
-            (
-                "inodes",
-                "Inodes that the kernel has cached.",
-                self.stack.inodes(),
-            ),
-            (
-                "open_files",
-                "Open files and directories with a descriptor.",
-                self.stack.open_files(),
-            ),
-            (
-                "kept_descriptors",
-                "Descriptors kept for hot directories.",
-                self.stack.kept_descriptors(),
-            ),
-        ] {
-            let _ = writeln!(
-                out,
-                "# HELP vexfs_{name} {help}\n# TYPE vexfs_{name} gauge\nvexfs_{name} {value}"
-            );
-        }
+        single(out, "vexfs_inodes", self.stack.inodes());
+        single(out, "vexfs_open_files", self.stack.open_files());
+        single(out, "vexfs_kept_descriptors", self.stack.kept_descriptors());
         process::prometheus(out);
     }
 
@@ -126,6 +122,7 @@ impl Engine {
                 let dir = self.stack.node_key(parent).ok_or(Error::Os(libc::ESTALE))?;
                 return self.control()?.lookup_root(caller, dir);
             }
+            self.habits.looked_up(caller.pid, parent);
             self.stack.lookup(parent, name).map(|entry| self.kept(entry))
         })
     }
@@ -148,6 +145,8 @@ impl Engine {
     /// Attributes, through an open file if there is one.
     pub fn getattr(&self, caller: &Caller, ino: Ino, fh: Option<u64>) -> Result<Attr> {
         self.metrics.time(Operation::Getattr, || {
+            #[cfg(feature = "bench")]
+            fault::in_getattr();
             if ino.is_control() {
                 return self.control()?.getattr(caller, ino);
             }
@@ -327,10 +326,10 @@ impl Engine {
                 return Ok(control_file(self.control()?.open(caller, ino, flags)?));
             }
             if ino.is_staged() {
-                return self.staged(ino)?.view().open(caller, ino, flags);
+                return self.staged(ino)?.view().open(ino, flags);
             }
             let _pass = self.pass();
-            self.stack.open(caller, ino, flags, how)
+            self.stack.open(ino, flags, how)
         })
     }
 
@@ -468,7 +467,16 @@ impl Engine {
                 };
                 self.control()?.readdir(caller, ino, fh, offset, &mut add)
             }
-            false => self.stack.readdir(fh, offset, add),
+            false => {
+                if self.lists_control(ino, offset) {
+                    let found = self.control_root(caller)?;
+                    self.forget(found.attr.ino, 1);
+                    if add(&self.control_entry(found.attr.ino)) {
+                        return Ok(());
+                    }
+                }
+                self.stack.readdir(fh, in_backing(offset), add)
+            }
         })
     }
 
@@ -486,13 +494,45 @@ impl Engine {
                 return self.list_control(caller, ino, fh, offset, add);
             }
             let _pass = self.pass();
-            match ino.is_staged() {
-                true => self.staged(ino)?.view().readdirplus(ino, fh, offset, add),
-                false => self
-                    .stack
-                    .readdirplus(fh, offset, |entry, found| add(entry, &self.kept(*found))),
+            if ino.is_staged() {
+                return self.staged(ino)?.view().readdirplus(ino, fh, offset, add);
             }
+            if self.lists_control(ino, offset) {
+                let found = self.control_root(caller)?;
+                if add(&self.control_entry(found.attr.ino), &found) {
+                    self.forget(found.attr.ino, 1);
+                    return Ok(());
+                }
+            }
+            let offset = in_backing(offset);
+            let mut room = self.habits.names(caller.pid, ino, offset);
+            self.stack.readdirplus(fh, offset, |entry, found| {
+                room == 0 || {
+                    room -= 1;
+                    add(entry, &self.kept(*found))
+                }
+            })
         })
+    }
+
+    /// Whether the control directory comes before the backing directory's names.
+    fn lists_control(&self, dir: Ino, offset: u64) -> bool {
+        dir == Ino::ROOT && offset == 0 && self.control.is_some() && self.stack.options().ctl_listed
+    }
+
+    /// The root's control directory; counts as one lookup.
+    fn control_root(&self, caller: &Caller) -> Result<Entry> {
+        let root = self.stack.node_key(Ino::ROOT).ok_or(Error::Os(libc::ESTALE))?;
+        self.control()?.lookup_root(caller, root)
+    }
+
+    fn control_entry(&self, ino: Ino) -> DirEntry<'_> {
+        DirEntry {
+            ino,
+            next_offset: AFTER_CONTROL,
+            kind: libc::DT_DIR,
+            name: self.stack.options().ctlname.as_deref().unwrap_or_default(),
+        }
     }
 
     /// A part of a control directory, with a lookup of every name.

@@ -19,6 +19,7 @@ mod name;
 mod names;
 mod node;
 mod open;
+mod set_id;
 mod slab;
 mod staging;
 mod stat;
@@ -48,6 +49,7 @@ use crate::{Error, Result};
 
 pub use self::directory::DirEntry;
 pub use self::open::{OpenFile, Opened, Reopen, SHARED_FH};
+pub use self::set_id::give_up_keeping_set_id;
 pub use self::xattr::OWN_PREFIX;
 
 /// Directories whose descriptor is kept. Working sets of more hot directories than this are rare; a cold one costs
@@ -66,6 +68,8 @@ const UNWATCHED_TTL: Duration = Duration::from_secs(1);
 pub struct StackOptions {
     /// The name that belongs to the control directory in every directory; `None` gives it back to the files.
     pub ctlname: Option<OsString>,
+    /// The control directory is also listed, in the root.
+    pub ctl_listed: bool,
     /// How long the kernel may believe names and attributes; `None` for long if changes behind the mount are noticed
     /// ([`Stack::watch`]), else for a second.
     pub ttl: Option<Duration>,
@@ -80,6 +84,7 @@ impl Default for StackOptions {
     fn default() -> StackOptions {
         StackOptions {
             ctlname: Some(OsString::from(".vexfs")),
+            ctl_listed: false,
             ttl: None,
             handles: true,
             mountpoint: None,
@@ -236,11 +241,12 @@ impl Stack {
     }
 
     fn entry(&self, node: &Node, stat: &Statx) -> Entry {
+        let attr = stat::attr(node.ino, stat);
         Entry {
-            attr: stat::attr(node.ino, stat),
+            attr_ttl: self.attr_ttl(&attr),
+            attr,
             generation: u64::from(node.generation),
             entry_ttl: self.ttl_of(node.ino),
-            attr_ttl: self.ttl_of(node.ino),
         }
     }
 

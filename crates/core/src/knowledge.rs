@@ -215,6 +215,7 @@ impl Knowledge {
             files: counts.files,
             ready: counts.ready,
             pending: indexer.pending,
+            queue: indexer.queue,
             failed: counts.failed,
             excluded: counts.excluded,
             passages: counts.passages,

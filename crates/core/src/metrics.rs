@@ -3,10 +3,14 @@
 //! Recording is a handful of relaxed additions to a place of the thread's own, and the time is two readings of the
 //! clock: about 1 % of the cheapest request that reaches the daemon.
 
+pub mod table;
+
 use std::cell::Cell;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+
+use self::table::{head, sample, single};
 
 /// An operation of the filesystem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +138,8 @@ pub struct Metrics {
     pub passthrough: Gauge,
     /// Threads that serve the control directory.
     pub control_threads: Gauge,
+    /// Requests that wait for one of them.
+    pub control_queue: Gauge,
     /// Invalidations sent to the kernel.
     pub invalidations: Gauge,
 }
@@ -149,6 +155,8 @@ pub struct OperationCounts {
     pub p50: Duration,
     /// 99 % of the calls took at most this long.
     pub p99: Duration,
+    /// 99.9 % of the calls took at most this long.
+    pub p999: Duration,
 }
 
 impl Default for Metrics {
@@ -173,6 +181,7 @@ impl Metrics {
             backing_ids: Gauge::default(),
             passthrough: Gauge::default(),
             control_threads: Gauge::default(),
+            control_queue: Gauge::default(),
             invalidations: Gauge::default(),
         }
     }
@@ -200,20 +209,12 @@ impl Metrics {
     pub fn counts(&self, operation: Operation) -> OperationCounts {
         let (buckets, _, errors) = self.merged(operation);
         let count = buckets.iter().sum();
-        let quantile = |q: f64| {
-            let rank = (count as f64 * q).ceil() as u64;
-            let mut seen = 0;
-            let at = buckets.iter().position(|n| {
-                seen += n;
-                seen >= rank && seen > 0
-            });
-            at.map_or(Duration::ZERO, |b| Duration::from_nanos(upper_ns(b)))
-        };
         OperationCounts {
             count,
             errors,
-            p50: quantile(0.5),
-            p99: quantile(0.99),
+            p50: quantile(&buckets, 0.5),
+            p99: quantile(&buckets, 0.99),
+            p999: quantile(&buckets, 0.999),
         }
     }
 
@@ -224,16 +225,8 @@ impl Metrics {
 
     /// Appends everything as Prometheus text (exposition format 0.0.4). Operations that never ran are left out.
     pub fn prometheus(&self, out: &mut String) {
-        let head = |out: &mut String, name: &str, kind: &str, help: &str| {
-            let _ = writeln!(out, "# HELP vexfs_{name} {help}\n# TYPE vexfs_{name} {kind}");
-        };
-        head(
-            out,
-            "operation_seconds",
-            "histogram",
-            "Time that filesystem requests took in the daemon.",
-        );
-        let mut errors = String::new();
+        head(out, "vexfs_operation_seconds");
+        let (mut errors, mut quantiles, mut averages) = (String::new(), String::new(), String::new());
         for (operation, name) in OPERATIONS {
             let (buckets, sum_ns, failed) = self.merged(operation);
             let count: u64 = buckets.iter().sum();
@@ -259,52 +252,41 @@ impl Metrics {
                  vexfs_operation_seconds_count{{operation=\"{name}\"}} {count}",
                 sum_ns as f64 / 1e9
             );
-            let _ = writeln!(
-                errors,
-                "vexfs_operation_errors_total{{operation=\"{name}\"}} {failed}"
+            let of_operation = format!("operation=\"{name}\"");
+            for (share, said) in [(0.5, "0.5"), (0.99, "0.99"), (0.999, "0.999")] {
+                let labels = format!("{of_operation},quantile=\"{said}\"");
+                let seconds = quantile(&buckets, share).as_secs_f64();
+                sample(
+                    &mut quantiles,
+                    "vexfs_operation_quantile_seconds",
+                    &labels,
+                    format!("{seconds:e}"),
+                );
+            }
+            let average = format!("{:e}", sum_ns as f64 / 1e9 / count as f64);
+            sample(
+                &mut averages,
+                "vexfs_operation_average_seconds",
+                &of_operation,
+                average,
             );
+            sample(&mut errors, "vexfs_operation_errors_total", &of_operation, failed);
         }
-        head(
-            out,
-            "operation_errors_total",
-            "counter",
-            "Filesystem requests that ended with an error.",
-        );
+        head(out, "vexfs_operation_quantile_seconds");
+        out.push_str(&quantiles);
+        head(out, "vexfs_operation_average_seconds");
+        out.push_str(&averages);
+        head(out, "vexfs_operation_errors_total");
         out.push_str(&errors);
-        for (name, kind, help, gauge) in [
-            (
-                "panics_total",
-                "counter",
-                "Requests whose handler panicked.",
-                &self.panics,
-            ),
-            (
-                "invalidations_total",
-                "counter",
-                "Cache invalidations sent to the kernel.",
-                &self.invalidations,
-            ),
-            (
-                "backing_ids",
-                "gauge",
-                "Backing files held by the kernel for passthrough.",
-                &self.backing_ids,
-            ),
-            (
-                "passthrough",
-                "gauge",
-                "1 while file data bypasses the daemon.",
-                &self.passthrough,
-            ),
-            (
-                "control_threads",
-                "gauge",
-                "Threads serving the control directory.",
-                &self.control_threads,
-            ),
+        for (name, gauge) in [
+            ("vexfs_panics_total", &self.panics),
+            ("vexfs_invalidations_total", &self.invalidations),
+            ("vexfs_backing_ids", &self.backing_ids),
+            ("vexfs_passthrough", &self.passthrough),
+            ("vexfs_control_threads", &self.control_threads),
+            ("vexfs_control_queue", &self.control_queue),
         ] {
-            head(out, name, kind, help);
-            let _ = writeln!(out, "vexfs_{name} {}", gauge.get());
+            single(out, name, gauge.get());
         }
     }
 
@@ -320,6 +302,18 @@ impl Metrics {
         }
         (buckets, sum_ns, errors)
     }
+}
+
+/// The time within which a share of the calls ended, as the upper bound of a bucket.
+fn quantile(buckets: &[u64; BUCKETS], share: f64) -> Duration {
+    let count: u64 = buckets.iter().sum();
+    let rank = (count as f64 * share).ceil() as u64;
+    let mut seen = 0;
+    let at = buckets.iter().position(|n| {
+        seen += n;
+        seen >= rank && seen > 0
+    });
+    at.map_or(Duration::ZERO, |b| Duration::from_nanos(upper_ns(b)))
 }
 
 /// The bucket of a latency: the power of two, and the next two bits below it.

@@ -22,6 +22,7 @@ pub mod dir;
 pub mod file;
 pub mod mirror;
 pub mod naming;
+mod pages;
 pub mod passages;
 pub mod relations;
 mod schema;

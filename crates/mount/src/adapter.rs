@@ -3,6 +3,7 @@
 //! After its reply nothing of a request is touched: the kernel may send the next one, which frees what this one
 //! used, to another thread at once. Every handler is guarded: a panic costs its caller EIO, not a thread.
 
+mod answers;
 mod backings;
 mod convert;
 mod executor;
@@ -11,7 +12,6 @@ mod setup;
 
 use std::ffi::OsStr;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -24,10 +24,10 @@ use fuser::{
 };
 use vexfs_core::engine::Engine;
 use vexfs_core::fs::ops::{Caller, SetAttr};
-use vexfs_core::fs::{Opened, Reopen, SHARED_FH};
 use vexfs_core::ids::Ino;
 use vexfs_core::pool;
 
+use self::answers::Core;
 use self::backings::Backings;
 use self::convert::{attr_of, errno, kind_of, time_set};
 use self::executor::Executor;
@@ -41,16 +41,18 @@ const TRANSFER_MAX: u32 = 1 << 20;
 /// Background requests (readahead, mostly) that the kernel may have under way.
 const BACKGROUND_MAX: u16 = 64;
 
-/// What we ask of the kernel, if it has it, and nothing else: some capabilities that the library would accept make
-/// set-user-id bits survive a chown, or hang the first setxattr. ATOMIC_O_TRUNC is left out because a file would be
+/// What we ask of the kernel, if it has it, and nothing else: some capabilities that the library would accept refuse
+/// callers, or hang the first setxattr. ATOMIC_O_TRUNC is left out because a file would be
 /// truncated before the kernel finds that it is being executed (O_RDONLY | O_TRUNC).
-const CAPABILITIES: [InitFlags; 6] = [
+const CAPABILITIES: [InitFlags; 7] = [
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
     InitFlags::FUSE_CACHE_SYMLINKS,
     // The backing filesystem applies the umask, since a default ACL overrides it.
     InitFlags::FUSE_DONT_MASK,
+    // Else every write begins with a request for security.capability; module `set_id` of the stack keeps the promise.
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     // Inodes are forgotten; a handle to one would not lead back to it.
     InitFlags::FUSE_NO_EXPORT_SUPPORT,
 ];
@@ -82,13 +84,6 @@ pub struct Adapter {
     executor: Executor,
     kernel_cache: Arc<KernelCache>,
     options: AdapterOptions,
-}
-
-/// What requests work with, on whatever thread.
-struct Core {
-    engine: Arc<Engine>,
-    backings: Backings,
-    sync_index: bool,
 }
 
 impl Adapter {
@@ -137,129 +132,6 @@ impl Adapter {
         }
         let (core, name) = (self.core.clone(), name.to_owned());
         self.executor.run(move || core.guard(|core| handler(core, &name)));
-    }
-}
-
-impl Core {
-    /// A panic in a handler drops the reply, which answers EIO.
-    fn guard(&self, handler: impl FnOnce(&Core)) {
-        if catch_unwind(AssertUnwindSafe(|| handler(self))).is_err() {
-            self.engine.metrics().panics.add_one();
-        }
-    }
-
-    fn open(&self, caller: &Caller, ino: Ino, flags: i32, reply: ReplyOpen) {
-        if ino.is_control() {
-            return match self.engine.open(caller, ino, flags, Reopen::Daemon) {
-                Ok(opened) => reply.opened(FileHandle(opened.fh), FopenFlags::FOPEN_DIRECT_IO),
-                Err(e) => reply.error(errno(&e)),
-            };
-        }
-        let how = self.how(ino);
-        let mut opened = match self.engine.open(caller, ino, flags, how) {
-            Ok(opened) => opened,
-            Err(e) => return reply.error(errno(&e)),
-        };
-        if how == Reopen::Passthrough {
-            let id = self
-                .backings
-                .acquire(ino, opened.generation, || match &opened.file {
-                    Some(file) => reply.open_backing(file),
-                    None => reply.open_backing(self.engine.backing_fd(ino).map_err(backing_error)?),
-                });
-            if let Some(id) = id {
-                return reply.opened_passthrough(FileHandle(opened.fh), self.at_close(flags), &id);
-            }
-            if opened.fh == SHARED_FH {
-                opened = match self.engine.open(caller, ino, flags, Reopen::Daemon) {
-                    Ok(opened) => opened,
-                    Err(e) => {
-                        self.backings.release(ino);
-                        return reply.error(errno(&e));
-                    }
-                };
-            }
-        }
-        reply.opened(
-            FileHandle(opened.fh),
-            self.at_close(flags) | cached_flags(&opened),
-        );
-    }
-
-    fn create(
-        &self,
-        caller: &Caller,
-        parent: Ino,
-        name: &OsStr,
-        modes: (u32, u32),
-        flags: i32,
-        reply: ReplyCreate,
-    ) {
-        let how = self.how(parent);
-        let (entry, opened) = match self.engine.create(caller, parent, name, modes, flags, how) {
-            Ok(created) => created,
-            Err(e) => return reply.error(errno(&e)),
-        };
-        let (attr, generation, fh) = (
-            attr_of(&entry.attr),
-            Generation(entry.generation),
-            FileHandle(opened.fh),
-        );
-        if entry.attr.ino.is_control() {
-            return reply.created(
-                &entry.entry_ttl,
-                &attr,
-                generation,
-                fh,
-                FopenFlags::FOPEN_DIRECT_IO,
-            );
-        }
-        if how == Reopen::Passthrough
-            && let Some(file) = &opened.file
-            && let Some(id) = self
-                .backings
-                .acquire(entry.attr.ino, opened.generation, || reply.open_backing(file))
-        {
-            let flags = self.at_close(flags);
-            return reply.created_passthrough(&entry.entry_ttl, &attr, generation, fh, flags, &id);
-        }
-        let flags = self.at_close(flags) | cached_flags(&opened);
-        reply.created(&entry.entry_ttl, &attr, generation, fh, flags);
-    }
-
-    /// A close waits for us only where it promises something: nothing else is held back that it could lose.
-    fn at_close(&self, flags: i32) -> FopenFlags {
-        match self.sync_index && flags & libc::O_ACCMODE != libc::O_RDONLY {
-            true => FopenFlags::empty(),
-            false => FopenFlags::FOPEN_NOFLUSH,
-        }
-    }
-
-    fn entry(&self, made: vexfs_core::Result<vexfs_core::fs::ops::Entry>, reply: ReplyEntry) {
-        match made {
-            Ok(entry) => reply.entry_with_ttls(
-                &entry.attr_ttl,
-                &entry.entry_ttl,
-                &attr_of(&entry.attr),
-                Generation(entry.generation),
-            ),
-            Err(e) => reply.error(errno(&e)),
-        }
-    }
-
-    fn attr(&self, attr: vexfs_core::Result<vexfs_core::fs::ops::Attr>, reply: ReplyAttr) {
-        match attr {
-            Ok(attr) => reply.attr(&self.engine.attr_ttl(attr.ino), &attr_of(&attr)),
-            Err(e) => reply.error(errno(&e)),
-        }
-    }
-
-    /// Who moves the data of an inode. What is staged may change from one backing file to another while it is open.
-    fn how(&self, ino: Ino) -> Reopen {
-        match ino.is_staged() {
-            true => Reopen::Daemon,
-            false => self.backings.how(),
-        }
     }
 }
 
@@ -771,18 +643,6 @@ fn done(result: vexfs_core::Result<()>, reply: ReplyEmpty) {
         Ok(()) => reply.ok(),
         Err(e) => reply.error(errno(&e)),
     }
-}
-
-/// How the kernel may cache a file that we read and write for it.
-fn cached_flags(opened: &Opened) -> FopenFlags {
-    match opened.keep_cache {
-        true => FopenFlags::FOPEN_KEEP_CACHE,
-        false => FopenFlags::empty(),
-    }
-}
-
-fn backing_error(error: vexfs_core::Error) -> io::Error {
-    io::Error::from_raw_os_error(error.errno())
 }
 
 /// Calls `f` with `size` bytes of a buffer from the pool.

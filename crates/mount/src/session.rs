@@ -55,7 +55,11 @@ impl Session {
         let thread = thread::Builder::new()
             .name("session".into())
             .spawn(move || {
-                let outcome = session.run().or_else(end_is_no_error);
+                // Inherited by the threads that answer.
+                let outcome = vexfs_core::fs::give_up_keeping_set_id()
+                    .map_err(|e| io::Error::from_raw_os_error(e.errno()))
+                    .and_then(|()| session.run())
+                    .or_else(end_is_no_error);
                 served.set_ended();
                 ended(outcome);
             })

@@ -13,6 +13,7 @@ pub mod charts;
 pub mod crosslayer;
 mod daemon;
 pub mod dimensions;
+pub mod freshness;
 mod fs;
 pub mod gate;
 pub mod machine;
@@ -72,7 +73,7 @@ pub const SEMANTIC_OPS: &str = "semantic.hybrid_ops";
 pub const STACK: &str = "stack.fuse_max";
 
 /// All parts, in the order in which they run. The machine comes first: the others relate to it.
-pub const PARTS: [Part; 8] = [
+pub const PARTS: [Part; 10] = [
     Part {
         name: "machine",
         about: "limits of the machine",
@@ -82,6 +83,11 @@ pub const PARTS: [Part; 8] = [
         name: "fs",
         about: "filesystem beside the bare directory and its peers",
         measure: fs::measure,
+    },
+    Part {
+        name: "costs",
+        about: "requests and system calls of each operation",
+        measure: fs::costs::measure,
     },
     Part {
         name: "simd",
@@ -102,6 +108,11 @@ pub const PARTS: [Part; 8] = [
         name: "semantic",
         about: "indexing and hybrid search",
         measure: semantic::measure,
+    },
+    Part {
+        name: "freshness",
+        about: "from a write to an answer",
+        measure: freshness::measure,
     },
     Part {
         name: "relations",

@@ -155,9 +155,11 @@ pub(crate) fn compose(
     let control = search.map(|(search, _)| {
         search.knowledge().set_mount(metrics.clone(), stack.clone());
         let render = Engine::new(stack.clone(), None, metrics.clone());
+        let knowledge = search.knowledge().clone();
         let prometheus = move || {
             let mut text = String::new();
             render.prometheus(&mut text);
+            knowledge.status().prometheus(&mut text);
             text
         };
         let tree = ControlTree::new(search.knowledge().clone(), Box::new(prometheus));
@@ -257,11 +259,16 @@ fn open_store(place: &Place, options: &MountOptions) -> Result<StoreDir> {
         // Our mount would hide a store in SOURCE from ourselves.
         return Ok(StoreDir::open_or_create_elsewhere(&place.source)?);
     }
-    Ok(StoreDir::open_or_create(
-        &place.source,
-        options.store.as_deref(),
-        &options.ctlname,
-    )?)
+    StoreDir::open_or_create(&place.source, options.store.as_deref(), &options.ctlname).map_err(|error| {
+        match error {
+            // The system's own words do not say of what.
+            vexfs_core::Error::Os(_) => MountError::Source {
+                path: options.store.as_ref().unwrap_or(&place.source).clone(),
+                reason: format!("cannot keep the store here: {error}; store=DIRECTORY names another place"),
+            },
+            error => MountError::Engine(error),
+        }
+    })
 }
 
 /// A store that the user chose must neither show in the mount nor lie behind it: writing to it would ask ourselves.

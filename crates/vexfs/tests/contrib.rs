@@ -32,6 +32,7 @@ fn exported() -> BTreeSet<String> {
     }
     let mut text = String::new();
     Engine::new(Arc::new(stack), None, metrics).prometheus(&mut text);
+    vexfs_core::knowledge::Status::default().prometheus(&mut text);
     let sample = |line: &str| line.split(['{', ' ']).next().map(str::to_owned);
     text.lines()
         .filter(|line| !line.starts_with('#'))
@@ -106,4 +107,22 @@ fn the_dashboard_asks_for_metrics_that_there_are() {
         .collect();
     assert!(expressions.len() >= 8);
     check(&expressions);
+}
+
+#[test]
+fn what_is_shown_is_what_stands_in_the_table() {
+    let family = |sample: &String| {
+        let of_histogram = |name: &str| {
+            ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|end| name.strip_suffix(end).map(str::to_owned))
+        };
+        of_histogram(sample).unwrap_or_else(|| sample.clone())
+    };
+    let shown: BTreeSet<String> = exported().iter().map(family).collect();
+    let table: BTreeSet<String> = vexfs_core::metrics::table::TABLE
+        .iter()
+        .map(|f| f.name.to_owned())
+        .collect();
+    assert_eq!(shown, table);
 }

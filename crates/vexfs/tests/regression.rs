@@ -22,8 +22,15 @@ fn report(dir: &Path, ending: &str) -> String {
 
 /// A part measured twice: as it is, and broken. The second must fail on a metric that begins so, and a finding of `rule` say why.
 fn check(part: &str, simd: Option<&str>, broken: &[&str], metric: &str, rule: &str) {
+    check_with(&[], part, simd, broken, metric, rule);
+}
+
+/// The same with arguments for both.
+fn check_with(both: &[&str], part: &str, simd: Option<&str>, broken: &[&str], metric: &str, rule: &str) {
     let (before, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let whole = benchmark(before.path(), None, &["--only", part]);
+    let mut args = vec!["--only", part];
+    args.extend(both);
+    let whole = benchmark(before.path(), None, &args);
     assert!(
         whole.status.success(),
         "{}",
@@ -31,7 +38,7 @@ fn check(part: &str, simd: Option<&str>, broken: &[&str], metric: &str, rule: &s
     );
 
     let baseline = before.path().join("performance_analysis_report.json");
-    let mut args = vec!["--only", part, "--baseline", baseline.to_str().unwrap()];
+    args.extend(["--baseline", baseline.to_str().unwrap()]);
     args.extend(broken);
     let worse = benchmark(after.path(), simd, &args);
     let shown = String::from_utf8_lossy(&worse.stdout);
@@ -67,6 +74,40 @@ fn kernels_without_vector_instructions_are_found_and_named() {
         return;
     }
     check("simd", Some("scalar"), &[], "simd.", "simd-level");
+}
+
+/// Whether a filesystem can be mounted here.
+fn can_mount() -> bool {
+    let device = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse");
+    let unshare = Command::new("unshare").args(["-m", "true"]).status();
+    let can = device.is_ok() && unshare.is_ok_and(|status| status.success());
+    if !can {
+        println!("skipped: needs /dev/fuse and the right to mount");
+    }
+    can
+}
+
+#[test]
+fn a_sleep_in_getattr_is_found_and_named() {
+    if can_mount() {
+        let few = ["--files", "100", "--rounds", "1"];
+        let slow = ["--slow-getattr", "2000"];
+        check_with(&few, "fs", None, &slow, "fs.stat_written", "slow-request");
+    }
+}
+
+#[test]
+fn no_operation_makes_more_requests_or_system_calls_than_allowed() {
+    if can_mount() {
+        let dir = tempfile::tempdir().unwrap();
+        let ended = benchmark(dir.path(), None, &["--only", "costs"]);
+        let shown = String::from_utf8_lossy(&ended.stdout);
+        assert!(ended.status.success(), "{shown}");
+        assert!(report(dir.path(), "md").contains("which requests"), "{shown}");
+    }
 }
 
 #[test]

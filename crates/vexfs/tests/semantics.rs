@@ -91,6 +91,38 @@ fn the_control_name_cannot_be_made_and_the_store_cannot_be_reached() {
 }
 
 #[test]
+fn a_visible_control_directory_is_listed_in_the_root_and_nowhere_else() {
+    for (options, listed) in [("ctl=visible", true), ("", false)] {
+        let Some(place) = mounted(options) else { return };
+        fs::create_dir(place.at("mnt/dir")).expect("mkdir");
+        let has = |dir: &str| {
+            let names: Vec<_> = fs::read_dir(place.at(dir))
+                .expect("list")
+                .map(|e| e.expect("entry").file_name())
+                .collect();
+            assert!(
+                dir != "mnt" || names.iter().any(|name| name == "file"),
+                "{names:?}"
+            );
+            names.iter().filter(|name| *name == ".vexfs").count()
+        };
+        assert_eq!(has("mnt"), usize::from(listed), "{options}");
+        assert_eq!(
+            has("mnt"),
+            usize::from(listed),
+            "{options}, from the kernel's memory"
+        );
+        assert_eq!(has("mnt/dir"), 0);
+        let long = run(Command::new("ls").arg("-laU").arg(place.at("mnt")));
+        assert_eq!(
+            (long.code, long.stdout.contains(".vexfs")),
+            (0, listed),
+            "{long:?}"
+        );
+    }
+}
+
+#[test]
 fn names_are_bytes() {
     let Some(place) = mounted("") else { return };
     for name in [
@@ -260,25 +292,6 @@ fn callers_keep_their_identity() {
         place.at("source/file").exists(),
         "the sticky bit keeps what is not one's own"
     );
-}
-
-#[test]
-fn set_user_id_bits_fall_with_a_foreign_write() {
-    let Some(place) = mounted("allow_other,suid") else {
-        return;
-    };
-    for (name, what) in [("written", "echo x >>mnt/written"), ("cut", ": >mnt/cut")] {
-        let path = place.at("mnt").join(name);
-        fs::write(&path, "program").expect("write");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o6777)).expect("chmod");
-        assert_eq!(as_nobody(&place, what).code, 0);
-        assert_eq!(fs::metadata(&path).expect("stat").mode() & 0o6000, 0, "{name}");
-        assert_eq!(
-            fs::metadata(place.at("source").join(name)).expect("stat").mode() & 0o6000,
-            0,
-            "{name}"
-        );
-    }
 }
 
 #[test]

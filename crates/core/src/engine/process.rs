@@ -1,82 +1,50 @@
 //! Metrics of the process as a whole: its buffer pool, its vector instructions, and what it uses of the machine.
 
-use std::fmt::{Display, Write};
-
 use vexfs_vector::kernel::Kernels;
 
+use crate::metrics::table::{head, sample, single};
 use crate::pool::{self, TierStatistics};
 
 /// Appends them as Prometheus text.
 pub(super) fn prometheus(out: &mut String) {
     of_pool(out);
-    head(
-        out,
-        "simd_level",
-        "gauge",
-        "1 for the vector instructions in use.",
-    );
+    head(out, "vexfs_simd_level");
     let level = Kernels::get().simd().name();
-    sample(out, "simd_level", &format!("level=\"{level}\""), 1);
+    sample(out, "vexfs_simd_level", &format!("level=\"{level}\""), 1);
     of_proc(out);
 }
 
-/// A metric of each tier: name, kind, help, value.
-type OfTier = (
-    &'static str,
-    &'static str,
-    &'static str,
-    fn(&TierStatistics) -> u64,
-);
+/// A metric of each tier: name and value.
+type OfTier = (&'static str, fn(&TierStatistics) -> u64);
 
 fn of_pool(out: &mut String) {
     let statistics = pool::shared().statistics();
     let by_tier: [OfTier; 6] = [
-        (
-            "pool_takes_total",
-            "counter",
-            "Buffers taken from the pool.",
-            |t| t.takes,
-        ),
-        (
-            "pool_misses_total",
-            "counter",
-            "Buffers that had to be allocated.",
-            |t| t.misses,
-        ),
-        (
-            "pool_asked_bytes_total",
-            "counter",
-            "Bytes asked for; takes times the tier's size were handed out.",
-            |t| t.asked_bytes,
-        ),
-        ("pool_in_use", "gauge", "Buffers in use.", |t| t.in_use),
-        (
-            "pool_high_water",
-            "gauge",
-            "Most buffers in use or in threads' stacks at once.",
-            |t| t.high_water,
-        ),
-        (
-            "pool_idle_bytes",
-            "gauge",
-            "Bytes held and not in use.",
-            TierStatistics::idle_bytes,
-        ),
+        ("vexfs_pool_takes_total", |t| t.takes),
+        ("vexfs_pool_misses_total", |t| t.misses),
+        ("vexfs_pool_asked_bytes_total", |t| t.asked_bytes),
+        ("vexfs_pool_in_use", |t| t.in_use),
+        ("vexfs_pool_high_water", |t| t.high_water),
+        ("vexfs_pool_idle_bytes", TierStatistics::idle_bytes),
     ];
-    for (name, kind, help, of) in by_tier {
-        head(out, name, kind, help);
+    for (name, of) in by_tier {
+        head(out, name);
         for tier in &statistics.tiers {
             sample(out, name, &format!("tier=\"{}\"", tier.bytes), of(tier));
         }
         let large = match name {
-            "pool_takes_total" => statistics.large.takes,
-            "pool_misses_total" => statistics.large.takes.saturating_sub(statistics.large.hits),
-            "pool_asked_bytes_total" => statistics.large.asked_bytes,
-            "pool_idle_bytes" => statistics.large.idle_bytes,
+            "vexfs_pool_takes_total" => statistics.large.takes,
+            "vexfs_pool_misses_total" => statistics.large.takes.saturating_sub(statistics.large.hits),
+            "vexfs_pool_asked_bytes_total" => statistics.large.asked_bytes,
+            "vexfs_pool_idle_bytes" => statistics.large.idle_bytes,
             _ => continue,
         };
         sample(out, name, "tier=\"large\"", large);
     }
+    let takes: u64 = statistics.tiers.iter().map(|t| t.takes).sum();
+    let misses: u64 = statistics.tiers.iter().map(|t| t.misses).sum();
+    let hits = 1.0 - misses as f64 / takes.max(1) as f64;
+    single(out, "vexfs_pool_hit_ratio", hits);
 }
 
 /// Processor time, memory and bytes of devices, from /proc/self; the first under the names that every Prometheus
@@ -85,38 +53,14 @@ fn of_proc(out: &mut String) {
     let read = |name: &str| std::fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
     let (stat, status, io) = (read("stat"), read("status"), read("io"));
     let per_second = rustix::param::clock_ticks_per_second() as f64;
-    let of_process = [
-        (
-            "process_cpu_seconds_total",
-            "counter",
-            "Processor time, user and system.",
-            cpu_ticks(&stat) as f64 / per_second,
-        ),
-        (
-            "process_resident_memory_bytes",
-            "gauge",
-            "Memory held.",
-            field(&status, "VmRSS:") * 1024.0,
-        ),
-        ("process_threads", "gauge", "Threads.", field(&status, "Threads:")),
-    ];
-    for (name, kind, help, value) in of_process {
-        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
-    }
-    for (name, help, value) in [
-        (
-            "io_read_bytes_total",
-            "Bytes that devices read for the daemon.",
-            field(&io, "read_bytes:"),
-        ),
-        (
-            "io_written_bytes_total",
-            "Bytes that devices write for the daemon.",
-            field(&io, "write_bytes:"),
-        ),
+    for (name, value) in [
+        ("process_cpu_seconds_total", cpu_ticks(&stat) as f64 / per_second),
+        ("process_resident_memory_bytes", field(&status, "VmRSS:") * 1024.0),
+        ("process_threads", field(&status, "Threads:")),
+        ("vexfs_io_read_bytes_total", field(&io, "read_bytes:")),
+        ("vexfs_io_written_bytes_total", field(&io, "write_bytes:")),
     ] {
-        head(out, name, "counter", help);
-        let _ = writeln!(out, "vexfs_{name} {value}");
+        single(out, name, value);
     }
 }
 
@@ -125,14 +69,6 @@ fn cpu_ticks(stat: &str) -> u64 {
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let times = after_name.split_ascii_whitespace().skip(11).take(2);
     times.filter_map(|field| field.parse::<u64>().ok()).sum()
-}
-
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(out, "# HELP vexfs_{name} {help}\n# TYPE vexfs_{name} {kind}");
-}
-
-fn sample(out: &mut String, name: &str, labels: &str, value: impl Display) {
-    let _ = writeln!(out, "vexfs_{name}{{{labels}}} {value}");
 }
 
 /// The number after a name at the beginning of a line.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use parking_lot::RwLockReadGuard;
 
 use super::Engine;
-use crate::fs::ops::Entry;
+use crate::fs::ops::{Attr, Entry};
 use crate::ids::Ino;
 use crate::txn::{Desk, Teller, Txn, VIEW_TTL};
 use crate::{Error, Result};
@@ -21,10 +21,11 @@ impl Engine {
     }
 
     /// Whether what was answered may be kept by the kernel, and for how long.
-    pub fn attr_ttl(&self, ino: Ino) -> Duration {
+    pub fn attr_ttl(&self, attr: &Attr) -> Duration {
+        let ino = attr.ino;
         match self.desk.as_ref().is_none_or(|desk| desk.gate().may_be_kept()) {
             true if ino.is_staged() => VIEW_TTL,
-            true if !ino.is_control() => self.stack.ttl_of(ino),
+            true if !ino.is_control() => self.stack.attr_ttl(attr),
             // Generated nodes change on their own.
             _ => Duration::ZERO,
         }

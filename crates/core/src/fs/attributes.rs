@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
 
-use super::Stack;
 use super::change::Change;
 use super::handle::last_errno;
 use super::lookup::proc_path;
 use super::node::Node;
 use super::ops::{Attr, Caller, SetAttr, Space, TimeSet};
 use super::stat::{attr, stat_fd};
+use super::{Stack, set_id};
 use crate::ids::Ino;
 use crate::{Error, Result};
 
@@ -29,19 +29,22 @@ impl Stack {
 
     /// Changes attributes and gives the new ones. Several at once are changed one after the other, and an error
     /// leaves those before it changed: size, owner, mode, times.
-    pub fn setattr(&self, _caller: &Caller, ino: Ino, set: &SetAttr) -> Result<Attr> {
+    pub fn setattr(&self, caller: &Caller, ino: Ino, set: &SetAttr) -> Result<Attr> {
         let node = self.node(ino)?;
         if let Some(size) = set.size {
             self.truncate(&node, set.fh, size)?;
         }
         let fd = self.fd(&node)?;
         let fd = fd.as_fd();
-        if set.uid.is_some() || set.gid.is_some() {
-            let (uid, gid) = (set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw));
-            rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)?;
+        if set.is_empty() {
+            let being_written = node.state.lock().writing.is_some();
+            set_id::drop_bits(caller, fd, being_written)?;
         }
-        if let Some(mode) = set.mode {
-            chmod(fd, mode)?;
+        let by_root = caller.uid == 0 && set.uid.or(set.gid).is_some();
+        if by_root || set.mode.is_some_and(|mode| mode & libc::S_ISGID != 0) {
+            self.identity.with_fsetid(|| give(fd, set))?;
+        } else {
+            give(fd, set)?;
         }
         if set.atime.is_some() || set.mtime.is_some() {
             let times = Timestamps {
@@ -113,6 +116,18 @@ impl Stack {
             namelen: s.f_namemax as u32,
             frsize: s.f_frsize as u32,
         })
+    }
+}
+
+/// Changes owner and mode.
+fn give(fd: BorrowedFd<'_>, set: &SetAttr) -> Result<()> {
+    if set.uid.or(set.gid).is_some() {
+        let (uid, gid) = (set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw));
+        rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)?;
+    }
+    match set.mode {
+        Some(mode) => chmod(fd, mode),
+        None => Ok(()),
     }
 }
 

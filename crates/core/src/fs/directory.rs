@@ -36,13 +36,16 @@ pub(super) struct OpenDir {
     stream: Mutex<Stream>,
 }
 
-/// What was read from the backing directory and not yet handed out.
+/// What was last read from the backing directory, and how far it was handed out.
 struct Stream {
     buffer: Box<[u8]>,
+    /// Where the entries that were not handed out begin.
     start: usize,
     end: usize,
     /// The cursor of the entry at `start`.
     cursor: u64,
+    /// The cursor of the buffer's first entry.
+    first_cursor: u64,
 }
 
 /// One name in a directory.
@@ -70,6 +73,7 @@ impl Stack {
             start: 0,
             end: 0,
             cursor: 0,
+            first_cursor: 0,
         };
         Ok(self.dirs.insert(Arc::new(OpenDir {
             node,
@@ -153,7 +157,8 @@ impl Stack {
     ) -> Result<()> {
         // One listing at a time goes through one open directory, as in the kernel.
         let mut stream = dir.stream.lock();
-        if offset != stream.cursor {
+        // A caller with a small buffer takes less than a reply holds, and the kernel asks for the rest again.
+        if offset != stream.cursor && !stream.rewind(offset) {
             rustix::fs::seek(&dir.fd, SeekFrom::Start(offset))?;
             (stream.start, stream.end, stream.cursor) = (0, 0, offset);
         }
@@ -214,8 +219,30 @@ impl Stream {
         if n < 0 {
             return Err(last_errno().into());
         }
-        (self.start, self.end) = (0, n as usize);
+        (self.start, self.end, self.first_cursor) = (0, n as usize, self.cursor);
         Ok(n > 0)
+    }
+
+    /// Goes back (or on) to the entry at a cursor, if that is still in the buffer. Not to the beginning: who starts
+    /// again wants to see the directory as it is now.
+    fn rewind(&mut self, cursor: u64) -> bool {
+        if cursor == 0 || self.end == 0 {
+            return false;
+        }
+        let (mut at, mut here) = (0, self.first_cursor);
+        while here != cursor {
+            let field = |range: std::ops::Range<usize>| self.buffer[..self.end].get(range);
+            let (Some(len), Some(next)) = (
+                field(at + RECLEN_AT..at + TYPE_AT),
+                field(at + OFF_AT..at + RECLEN_AT),
+            ) else {
+                return false;
+            };
+            at += usize::from(u16::from_ne_bytes(len.try_into().expect("the slice has 2 bytes"))).max(1);
+            here = u64::from_ne_bytes(next.try_into().expect("the slice has 8 bytes"));
+        }
+        (self.start, self.cursor) = (at, cursor);
+        true
     }
 
     /// The first entry that is left, and its length in the buffer.

@@ -20,6 +20,7 @@ pub(super) struct Identity {
     uid: u32,
     gid: u32,
     can_switch: bool,
+    /// Those of the threads that serve requests: all but CAP_FSETID (module `set_id` says why).
     capabilities: CapabilitySets,
     groups: Vec<u32>,
 }
@@ -34,7 +35,7 @@ impl Identity {
         let mut capabilities = rustix::thread::capabilities(None)?;
         let needed = CapabilitySet::SETUID | CapabilitySet::SETGID;
         let can_switch = capabilities.effective.contains(needed);
-        capabilities.effective = capabilities.permitted;
+        capabilities.effective = capabilities.permitted - CapabilitySet::FSETID;
         Ok(Identity {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
@@ -49,25 +50,47 @@ impl Identity {
         self.uid
     }
 
-    /// Makes something that will belong to the caller, with `umask` in force. EPERM if the caller is another user
-    /// and the daemon cannot act as one.
-    pub(super) fn create<T>(&self, caller: &Caller, umask: u32, f: impl FnOnce() -> Result<T>) -> Result<T> {
+    /// Makes something of this mode that will belong to the caller, with the umask in force. EPERM if the caller is
+    /// another user and the daemon cannot act as one.
+    pub(super) fn create<T>(
+        &self,
+        caller: &Caller,
+        (mode, umask): (u32, u32),
+        f: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
         take_umask(umask);
-        let _restore = self.switch(caller, self.capabilities, None)?;
+        let _restore = self.switch(caller, None)?;
+        match mode & libc::S_ISGID {
+            0 => f(),
+            _ => self.with_fsetid(f),
+        }
+    }
+
+    /// Does something with CAP_FSETID, if the daemon may have it: gives a mode that the kernel has decided on.
+    pub(super) fn with_fsetid<T>(&self, f: impl FnOnce() -> Result<T>) -> Result<T> {
+        let mut capabilities = self.capabilities;
+        capabilities.effective |= capabilities.permitted & CapabilitySet::FSETID;
+        if capabilities.effective == self.capabilities.effective {
+            return f();
+        }
+        rustix::thread::set_capabilities(None, capabilities)?;
+        let _restore = Restore {
+            identity: self,
+            ids: false,
+            groups: false,
+        };
         f()
     }
 
-    /// Does something that depends on the caller's groups and must not be helped by CAP_FSETID: setting an ACL, by
-    /// which a caller outside the file's group loses the set-group-id bit.
+    /// Does something that depends on the caller's groups, and not on CAP_FSETID: setting an ACL, by which a caller
+    /// outside the file's group loses the set-group-id bit.
     pub(super) fn impersonate<T>(&self, caller: &Caller, f: impl FnOnce() -> Result<T>) -> Result<T> {
         let groups = if self.is_daemon(caller) {
             Vec::new()
         } else {
             groups_of(caller.pid)
         };
-        let mut capabilities = self.capabilities;
-        capabilities.effective -= CapabilitySet::FSETID;
-        let _restore = self.switch(caller, capabilities, Some(&groups))?;
+        let _restore = self.switch(caller, Some(&groups))?;
         f()
     }
 
@@ -75,12 +98,7 @@ impl Identity {
         caller.uid == self.uid && caller.gid == self.gid
     }
 
-    fn switch(
-        &self,
-        caller: &Caller,
-        capabilities: CapabilitySets,
-        groups: Option<&[u32]>,
-    ) -> Result<Option<Restore<'_>>> {
+    fn switch(&self, caller: &Caller, groups: Option<&[u32]>) -> Result<Option<Restore<'_>>> {
         if self.is_daemon(caller) {
             return Ok(None);
         }
@@ -94,6 +112,7 @@ impl Identity {
         }
         let restore = Restore {
             identity: self,
+            ids: true,
             groups: groups.is_some(),
         };
         if let Some(groups) = groups {
@@ -101,7 +120,7 @@ impl Identity {
         }
         set_fs_ids(caller.uid, caller.gid);
         // A filesystem uid other than 0 took the filesystem capabilities away.
-        rustix::thread::set_capabilities(None, capabilities)?;
+        rustix::thread::set_capabilities(None, self.capabilities)?;
         Ok(Some(restore))
     }
 }
@@ -109,12 +128,15 @@ impl Identity {
 /// Gives the thread its own identity back, after a panic as well.
 struct Restore<'a> {
     identity: &'a Identity,
+    ids: bool,
     groups: bool,
 }
 
 impl Drop for Restore<'_> {
     fn drop(&mut self) {
-        set_fs_ids(self.identity.uid, self.identity.gid);
+        if self.ids {
+            set_fs_ids(self.identity.uid, self.identity.gid);
+        }
         let groups = if self.groups {
             set_groups(&self.identity.groups)
         } else {
@@ -215,8 +237,8 @@ mod tests {
                     .open(&path)?;
                 Ok(std::fs::metadata(path)?.permissions().mode() & 0o777)
             };
-            assert_eq!(me.create(&caller, 0o077, || make("a")).unwrap(), 0o600);
-            assert_eq!(me.create(&caller, 0o002, || make("b")).unwrap(), 0o664);
+            assert_eq!(me.create(&caller, (0o666, 0o077), || make("a")).unwrap(), 0o600);
+            assert_eq!(me.create(&caller, (0o666, 0o002), || make("b")).unwrap(), 0o664);
             let elsewhere = std::thread::scope(|s| s.spawn(|| make("c")).join().unwrap()).unwrap();
             assert_eq!(
                 elsewhere & 0o002,
@@ -236,7 +258,7 @@ mod tests {
                 gid: 61_002,
                 pid: 0,
             };
-            let made = me.create(&caller, 0o022, || {
+            let made = me.create(&caller, (0o666, 0o022), || {
                 let path = dir.path().join("a");
                 std::fs::write(&path, b"")?;
                 let m = std::fs::metadata(&path)?;

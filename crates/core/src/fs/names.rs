@@ -36,7 +36,7 @@ impl Stack {
         let (dir, dir_fd) = self.dir_for(parent, name)?;
         // O_NONBLOCK: if the name has just become a FIFO, opening it must not wait.
         let all = flags & CREATE_FLAGS | libc::O_CREAT | libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        let fd = self.identity.create(caller, umask, || {
+        let fd = self.identity.create(caller, (mode, umask), || {
             Ok(open_beneath(dir_fd.as_fd(), name, all, mode & 0o7777)?)
         })?;
         let (node, stat) = self.find_open(parent, dir_fd.as_fd(), name, fd.as_fd())?;
@@ -75,7 +75,7 @@ impl Stack {
         (mode, umask): (u32, u32),
         rdev: u64,
     ) -> Result<Entry> {
-        self.make(caller, parent, name, umask, |dir| {
+        self.make(caller, parent, name, (mode, umask), |dir| {
             let kind = FileType::from_raw_mode(mode);
             rustix::fs::mknodat(dir, name, kind, Mode::from_raw_mode(mode & 0o7777), rdev)
         })
@@ -83,14 +83,14 @@ impl Stack {
 
     /// Makes a directory.
     pub fn mkdir(&self, caller: &Caller, parent: Ino, name: &OsStr, mode: u32, umask: u32) -> Result<Entry> {
-        self.make(caller, parent, name, umask, |dir| {
+        self.make(caller, parent, name, (mode, umask), |dir| {
             rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode & 0o7777))
         })
     }
 
     /// Makes a symbolic link.
     pub fn symlink(&self, caller: &Caller, parent: Ino, name: &OsStr, target: &OsStr) -> Result<Entry> {
-        self.make(caller, parent, name, 0, |dir| {
+        self.make(caller, parent, name, (0, 0), |dir| {
             rustix::fs::symlinkat(target, dir, name)
         })
     }
@@ -172,12 +172,12 @@ impl Stack {
         caller: &Caller,
         parent: Ino,
         name: &OsStr,
-        umask: u32,
+        modes: (u32, u32),
         make: impl FnOnce(BorrowedFd<'_>) -> Result<(), Errno>,
     ) -> Result<Entry> {
         let (dir, dir_fd) = self.dir_for(parent, name)?;
         self.identity
-            .create(caller, umask, || Ok(make(dir_fd.as_fd())?))?;
+            .create(caller, modes, || Ok(make(dir_fd.as_fd())?))?;
         let (node, stat) = self.find_at(parent, dir_fd.as_fd(), name)?;
         self.name_changed(&dir, name);
         Ok(self.entry(&node, &stat))

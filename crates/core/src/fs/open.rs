@@ -11,7 +11,6 @@ use rustix::io::ReadWriteFlags;
 
 use super::change::Change;
 use super::node::{Node, Writing};
-use super::ops::Caller;
 use super::stat::{Stamp, stat_fd};
 use super::{Invalidate, Stack};
 use crate::ids::Ino;
@@ -79,7 +78,7 @@ pub struct Opened {
 
 impl Stack {
     /// Opens a regular file. When this returns for a writer, the index knows that the file may change.
-    pub fn open(&self, caller: &Caller, ino: Ino, flags: i32, how: Reopen) -> Result<Opened> {
+    pub fn open(&self, ino: Ino, flags: i32, how: Reopen) -> Result<Opened> {
         let node = self.node(ino)?;
         if !node.is_file() {
             return Err(Error::Os(if node.is_dir() { libc::EISDIR } else { libc::ENXIO }));
@@ -109,12 +108,6 @@ impl Stack {
             }
         }
         let fd = self.reopen(&node, flags)?;
-        if flags & libc::O_TRUNC != 0 && caller.uid != 0 && drop_set_id(&fd)? {
-            // The kernel leaves this to whoever truncates, and does not hear of it otherwise.
-            if let Some(kernel) = self.kernel() {
-                kernel.inode(ino, false);
-            }
-        }
         let before = if flags & libc::O_TRUNC != 0 {
             Some(NEVER)
         } else {
@@ -161,6 +154,9 @@ impl Stack {
                 keep_cache = state.settled.as_deref() == Some(&stamp);
                 state.settled = Some(Box::new(stamp));
             }
+        }
+        if purpose == Use::Write {
+            self.about_to_be_written(node.ino, stat);
         }
         let generation = u64::from(node.generation);
         let file = Arc::new(OpenFile { node, fd, purpose });
@@ -345,21 +341,6 @@ impl Stack {
     pub(super) fn kernel(&self) -> Option<&Arc<dyn Invalidate>> {
         self.kernel.get()
     }
-}
-
-/// Takes set-user-id and set-group-id from a file that a caller without the right to keep them changed, as the backing
-/// filesystem would have, had the caller changed it there. Whether there was something to take.
-fn drop_set_id(fd: &OwnedFd) -> Result<bool> {
-    let mode = u32::from(stat_fd(fd)?.stx_mode) & 0o7777;
-    let mut kept = mode & !libc::S_ISUID;
-    // Without group execution the bit means mandatory locking, and stays.
-    if mode & libc::S_IXGRP != 0 {
-        kept &= !libc::S_ISGID;
-    }
-    if kept != mode {
-        rustix::fs::fchmod(fd, rustix::fs::Mode::from_raw_mode(kept))?;
-    }
-    Ok(kept != mode)
 }
 
 /// What the flags of open(2) and execve(2) ask for.

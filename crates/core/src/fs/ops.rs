@@ -98,6 +98,14 @@ pub struct SetAttr {
     pub fh: Option<u64>,
 }
 
+impl SetAttr {
+    /// Whether nothing is to be changed.
+    pub fn is_empty(&self) -> bool {
+        let numbers = self.mode.or(self.uid).or(self.gid);
+        numbers.is_none() && self.size.is_none() && self.atime.is_none() && self.mtime.is_none()
+    }
+}
+
 /// A time to be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeSet {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::ids::Generation;
+use crate::metrics::table::single;
 use crate::query::answer::path_text;
 
 /// What `status` says.
@@ -19,6 +20,8 @@ pub struct Status {
     pub ready: u64,
     /// Files that changed and are not searchable yet, or wait to be forgotten.
     pub pending: u64,
+    /// Of these, places that wait to be looked at.
+    pub queue: u64,
     /// Files whose text could not be read.
     pub failed: u64,
     /// Files that a rule keeps out.
@@ -93,6 +96,24 @@ impl Status {
         text
     }
 
+    /// Appends it as Prometheus text.
+    pub fn prometheus(&self, out: &mut String) {
+        for (name, value) in [
+            ("vexfs_index_generation", self.generation.0),
+            ("vexfs_index_lag", self.pending),
+            ("vexfs_index_queue", self.queue),
+            ("vexfs_index_files", self.files),
+            ("vexfs_index_ready", self.ready),
+            ("vexfs_index_failed", self.failed),
+            ("vexfs_index_excluded", self.excluded),
+            ("vexfs_index_passages", self.passages),
+            ("vexfs_index_bytes", self.bytes),
+            ("vexfs_index_scanning", u64::from(self.scanning)),
+        ] {
+            single(out, name, value);
+        }
+    }
+
     /// All of it as one JSON object; `text` holds the form for people.
     pub fn json(&self) -> Value {
         json!({
@@ -100,6 +121,7 @@ impl Status {
             "files": self.files,
             "ready": self.ready,
             "pending": self.pending,
+            "queue": self.queue,
             "failed": self.failed,
             "excluded": self.excluded,
             "passages": self.passages,

@@ -52,6 +52,8 @@ use marks::Marks;
 use prepare::{Job, Step};
 use queue::Queue;
 
+/// What the threads yield to those that answer requests: with as much to do they get a third of the time.
+const NICENESS: i32 = 5;
 /// Prepared files between workers and committer.
 const JOBS_MAX: usize = 1_024;
 /// Bytes of files that are read, prepared or being committed. A larger file goes alone.
@@ -415,6 +417,8 @@ fn spawn_all(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>> {
         let builder = std::thread::Builder::new().name(format!("index-{name}"));
         let name = name.to_owned();
         threads.push(builder.spawn(move || {
+            // Refused or not, the index is made; only not before what users wait for.
+            let _ = rustix::process::setpriority_process(None, NICENESS);
             if catch_unwind(AssertUnwindSafe(|| run(&shared))).is_err() {
                 let what = format!("the indexer's thread {name:?} ended by a fault in the program");
                 shared.errors.lock().insert(Stage::Fault, what);

@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 
 use super::Rows;
 use super::file::{Facts, ROOT, State};
+use super::pages::Pages;
 use crate::error::Result;
 use crate::ids::{FileId, NodeKey};
 
@@ -106,7 +107,7 @@ pub struct Counts {
 /// The catalog in memory.
 #[derive(Default)]
 pub struct Mirror {
-    nodes: FxHashMap<FileId, Node>,
+    nodes: Pages<Node>,
     by_key: FxHashMap<NodeKey, FileId>,
     counts: Counts,
 }
@@ -197,7 +198,7 @@ impl Mirror {
 
     /// Every file and folder, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (FileId, &Node)> {
-        self.nodes.iter().map(|(id, node)| (*id, node))
+        self.nodes.iter()
     }
 
     /// Sums over the catalog.

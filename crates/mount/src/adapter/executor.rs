@@ -53,6 +53,7 @@ impl Executor {
     pub(super) fn run(&self, job: impl FnOnce() + Send + 'static) {
         let mut state = self.shared.state.lock();
         state.queue.push_back(Box::new(job));
+        self.shared.metrics.control_queue.set(state.queue.len() as u64);
         if state.idle >= state.queue.len() {
             self.shared.work.notify_one();
             return;
@@ -86,6 +87,7 @@ impl Shared {
         let mut state = self.state.lock();
         loop {
             if let Some(job) = state.queue.pop_front() {
+                self.metrics.control_queue.set(state.queue.len() as u64);
                 drop(state);
                 job();
                 state = self.state.lock();

@@ -14,6 +14,7 @@ use crate::place::Place;
 pub fn stack_options(place: &Place, options: &MountOptions) -> std::io::Result<StackOptions> {
     Ok(StackOptions {
         ctlname: (options.ctl != Control::Off).then(|| options.ctlname.clone()),
+        ctl_listed: options.ctl == Control::Visible,
         ttl: options.ttl,
         handles: true,
         mountpoint: mountpoint_inside(place)?,

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use vexfs_mount::unmounting;
 
+use super::Unavailable;
 use crate::cli::client::Client;
 
 /// A daemon that uses less than this of so much time does nothing: 4 %.
@@ -25,9 +26,17 @@ pub(super) struct Daemon {
 impl Daemon {
     /// Mounts `source`, its state in `source/.vexfs`.
     pub(super) fn mount(source: &Path) -> Result<Daemon> {
+        Daemon::mount_with(source, "rw")
+    }
+
+    /// The same with options, as after `-o`.
+    pub(super) fn mount_with(source: &Path, options: &str) -> Result<Daemon> {
+        if !Path::new("/dev/fuse").exists() {
+            bail!(Unavailable("this machine has no /dev/fuse".into()));
+        }
         let at = tempfile::tempdir()?;
         run(Command::new(std::env::current_exe()?)
-            .arg("mount")
+            .args(["mount", "-o", options])
             .arg(source)
             .arg(at.path()))?;
         // From here on whatever fails unmounts.

@@ -67,6 +67,10 @@ pub struct Settings {
     #[arg(long, value_name = "N")]
     pub pool_buffers: Option<usize>,
 
+    /// Measure a filesystem in which every getattr sleeps so long
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub slow_getattr: Option<u64>,
+
     /// Where the reports are written
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub output: PathBuf,

@@ -98,7 +98,7 @@ pub const TARGETS: [Target; 8] = [
         Some(4.0 * 1024.0),
     ),
     target(
-        "daemon's CPU in a cached stat",
+        "recording metrics, of a stat",
         "fs.metrics_overhead",
         "fraction",
         Better::Lower,

@@ -20,6 +20,10 @@ const PLACES_MAX: usize = 16_384;
 /// Events and places that are settled in one commit.
 const BATCH_MAX: usize = 4_096;
 
+/// How long events gather before they are settled, unless somebody waits for them: a program that makes files by the
+/// thousand is not interrupted for each, and one commit serves them all.
+const GATHERED_FOR: Duration = Duration::from_millis(50);
+
 /// A name to look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -48,7 +52,10 @@ pub struct Batch {
 #[derive(Default)]
 pub struct Inbox {
     queue: Mutex<Queue>,
+    /// For walkers, and for whoever waits until something is settled.
     changed: Condvar,
+    /// For the reconciler: it is woken for the first event, not for each.
+    work: Condvar,
 }
 
 #[derive(Default)]
@@ -63,12 +70,24 @@ struct Queue {
     settling: usize,
     received: u64,
     settled: u64,
+    /// Threads that wait until something is settled.
+    waiters: usize,
     closed: bool,
 }
 
 impl Queue {
     fn scan_is_over(&self) -> bool {
         self.folders.is_empty() && self.walking == 0 && self.places.is_empty()
+    }
+
+    /// Whether there is work for the reconciler.
+    fn has_work(&self) -> bool {
+        !self.events.is_empty() || !self.places.is_empty() || (self.scan_is_over() && !self.late.is_empty())
+    }
+
+    /// Whether it should not wait for more.
+    fn is_urgent(&self) -> bool {
+        self.closed || self.waiters > 0 || self.events.len() >= BATCH_MAX || !self.places.is_empty()
     }
 
     fn is_idle(&self) -> bool {
@@ -90,7 +109,9 @@ impl Inbox {
         if queue.queued.insert(change.clone()) {
             let ticket = queue.received;
             queue.events.push_back((ticket, change));
-            self.changed.notify_all();
+            if matches!(queue.events.len(), 1 | BATCH_MAX) {
+                self.work.notify_one();
+            }
         }
     }
 
@@ -107,45 +128,45 @@ impl Inbox {
             self.changed.wait(&mut queue);
         }
         queue.places.extend(places);
-        self.changed.notify_all();
+        self.work.notify_one();
     }
 
     /// Queues places to be settled when the scan is over.
     pub fn push_late(&self, places: impl IntoIterator<Item = Place>) {
         self.queue.lock().late.extend(places);
-        self.changed.notify_all();
+        self.work.notify_one();
     }
 
     /// The next work of the reconciler; none when the inbox is closed.
     pub fn next(&self) -> Option<Batch> {
         let mut queue = self.queue.lock();
-        loop {
-            if queue.closed {
-                return None;
-            }
-            let mut batch = Batch::default();
-            while batch.events.len() < BATCH_MAX
-                && let Some((ticket, change)) = queue.events.pop_front()
-            {
-                queue.queued.remove(&change);
-                batch.events.push(change);
-                batch.ticket = ticket;
-            }
-            if queue.events.is_empty() {
-                batch.ticket = queue.received;
-            }
-            let places = queue.places.len().min(BATCH_MAX);
-            batch.places.extend(queue.places.drain(..places));
-            if batch.events.is_empty() && queue.scan_is_over() && batch.places.is_empty() {
-                let late = queue.late.len().min(BATCH_MAX);
-                batch.late.extend(queue.late.drain(..late));
-            }
-            if !(batch.events.is_empty() && batch.places.is_empty() && batch.late.is_empty()) {
-                queue.settling = batch.events.len() + batch.places.len() + batch.late.len();
-                return Some(batch);
-            }
-            self.changed.wait(&mut queue);
+        while !queue.closed && !queue.has_work() {
+            self.work.wait(&mut queue);
         }
+        let gathered = Instant::now() + GATHERED_FOR;
+        while !queue.is_urgent() && !self.work.wait_until(&mut queue, gathered).timed_out() {}
+        if queue.closed {
+            return None;
+        }
+        let mut batch = Batch::default();
+        while batch.events.len() < BATCH_MAX
+            && let Some((ticket, change)) = queue.events.pop_front()
+        {
+            queue.queued.remove(&change);
+            batch.events.push(change);
+            batch.ticket = ticket;
+        }
+        if queue.events.is_empty() {
+            batch.ticket = queue.received;
+        }
+        let places = queue.places.len().min(BATCH_MAX);
+        batch.places.extend(queue.places.drain(..places));
+        if batch.events.is_empty() && queue.scan_is_over() && batch.places.is_empty() {
+            let late = queue.late.len().min(BATCH_MAX);
+            batch.late.extend(queue.late.drain(..late));
+        }
+        queue.settling = batch.events.len() + batch.places.len() + batch.late.len();
+        Some(batch)
     }
 
     /// The batch was committed, or given up.
@@ -176,6 +197,7 @@ impl Inbox {
     pub fn walked(&self) {
         self.queue.lock().walking -= 1;
         self.changed.notify_all();
+        self.work.notify_one();
     }
 
     /// Waits until every event received so far is settled. Returns whether it was in time.
@@ -197,12 +219,11 @@ impl Inbox {
         deadline: Instant,
         done: impl Fn(&Queue) -> bool,
     ) -> bool {
-        while !done(queue) {
-            if queue.closed || self.changed.wait_until(queue, deadline).timed_out() {
-                return done(queue);
-            }
-        }
-        true
+        queue.waiters += 1;
+        self.work.notify_one();
+        while !done(queue) && !queue.closed && !self.changed.wait_until(queue, deadline).timed_out() {}
+        queue.waiters -= 1;
+        done(queue)
     }
 
     /// Events and places that wait or are being settled. To add it to a count of rows that wait, ask for this first:
@@ -227,6 +248,7 @@ impl Inbox {
     pub fn close(&self) {
         self.queue.lock().closed = true;
         self.changed.notify_all();
+        self.work.notify_one();
     }
 }
 
@@ -267,6 +289,30 @@ mod tests {
         inbox.settled(&batch);
         assert!(inbox.wait_settled(Instant::now()));
         assert!(inbox.is_idle());
+    }
+
+    #[test]
+    fn events_gather_unless_somebody_waits_for_them() {
+        let inbox = Inbox::default();
+        let begin = Instant::now();
+        std::thread::scope(|scope| {
+            let taken = scope.spawn(|| inbox.next().unwrap());
+            (1..=5).for_each(|number| inbox.push(name(number)));
+            assert_eq!(taken.join().unwrap().events.len(), 5);
+        });
+        assert!(begin.elapsed() >= GATHERED_FOR);
+        inbox.push(name(1));
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| inbox.wait_settled(Instant::now() + Duration::from_secs(20)));
+            while inbox.queue.lock().waiters == 0 {
+                std::thread::yield_now();
+            }
+            let asked = Instant::now();
+            let batch = inbox.next().unwrap();
+            assert!(asked.elapsed() < GATHERED_FOR);
+            inbox.settled(&batch);
+            assert!(waits.join().unwrap());
+        });
     }
 
     #[test]

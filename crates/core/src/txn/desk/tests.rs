@@ -180,7 +180,7 @@ impl Program<'_> {
     fn read(&self, path: &str) -> Result<String> {
         let view = self.0.view();
         let ino = self.entry(path)?.attr.ino;
-        let opened = view.open(&me(), ino, libc::O_RDONLY)?;
+        let opened = view.open(ino, libc::O_RDONLY)?;
         let mut buffer = vec![0; 1 << 16];
         let len = view.read(ino, opened.fh, 0, &mut buffer)?;
         view.release(opened.fh)?;
@@ -200,7 +200,7 @@ impl Program<'_> {
     fn append(&self, path: &str, content: &str) -> Result<()> {
         let view = self.0.view();
         let ino = self.entry(path)?.attr.ino;
-        let opened = view.open(&me(), ino, libc::O_WRONLY | libc::O_APPEND)?;
+        let opened = view.open(ino, libc::O_WRONLY | libc::O_APPEND)?;
         view.write(ino, opened.fh, 0, content.as_bytes(), true)?;
         view.release(opened.fh)
     }
@@ -441,7 +441,7 @@ fn a_file_that_somebody_is_writing_is_not_replaced() {
     Program(&txn).write("a", "new").unwrap();
     let stack = &case.desk.stack;
     let ino = stack.lookup(Ino::ROOT, OsStr::new("a")).unwrap().attr.ino;
-    let opened = stack.open(&case.me, ino, libc::O_WRONLY, Reopen::Daemon).unwrap();
+    let opened = stack.open(ino, libc::O_WRONLY, Reopen::Daemon).unwrap();
     assert_eq!(errno(case.commit("t")), libc::EBUSY);
     stack.release(ino, opened.fh).unwrap();
     case.commit("t").unwrap();
@@ -454,7 +454,7 @@ fn a_reader_sees_what_is_written_after_it_opened_the_file() {
     let txn = case.begin("t");
     let (view, program) = (txn.view(), Program(&txn));
     let ino = program.entry("a").unwrap().attr.ino;
-    let opened = view.open(&me(), ino, libc::O_RDONLY).unwrap();
+    let opened = view.open(ino, libc::O_RDONLY).unwrap();
     program.append("a", "+").unwrap();
     let mut buffer = [0; 16];
     let len = view.read(ino, opened.fh, 0, &mut buffer).unwrap();

@@ -137,9 +137,7 @@ impl View {
 
     fn fill_content(&self, lower: Ino, upper: Ino, size: u64) -> Result<()> {
         let from = self.lower.backing_fd(lower)?;
-        let opened = self
-            .upper
-            .open(&self.daemon, upper, libc::O_RDWR, Reopen::Daemon)?;
+        let opened = self.upper.open(upper, libc::O_RDWR, Reopen::Daemon)?;
         let copied = match &opened.file {
             Some(to) => rustix::fs::ftruncate(to, 0)
                 .map_err(Error::from)

@@ -30,7 +30,7 @@ impl OpenFile {
 
 impl View {
     /// Opens a regular file; for writing, its copy.
-    pub fn open(&self, caller: &Caller, ino: Ino, flags: i32) -> Result<Opened> {
+    pub fn open(&self, ino: Ino, flags: i32) -> Result<Opened> {
         let truncates = flags & libc::O_TRUNC != 0;
         if truncates || flags & libc::O_ACCMODE != libc::O_RDONLY {
             let _still = self.still()?;
@@ -40,7 +40,7 @@ impl View {
         if layer == Layer::Lower {
             self.note_read(ino, inner)?;
         }
-        let opened = self.stack(layer).open(caller, inner, flags, Reopen::Daemon)?;
+        let opened = self.stack(layer).open(inner, flags, Reopen::Daemon)?;
         let keep_cache = match layer {
             Layer::Upper => self.update(ino, |node| !std::mem::take(&mut node.outdated))?,
             Layer::Lower => self.is_as_seen(ino, inner)?,
@@ -62,7 +62,7 @@ impl View {
             Ok(entry) => {
                 drop(still);
                 let opened = match flags & libc::O_EXCL {
-                    0 => self.open(caller, entry.attr.ino, flags),
+                    0 => self.open(entry.attr.ino, flags),
                     _ => Err(Error::Os(libc::EEXIST)),
                 };
                 if opened.is_err() {
@@ -117,9 +117,7 @@ impl View {
         let (Layer::Upper, inner) = self.serving(&node) else {
             return Ok(file);
         };
-        let opened = self
-            .upper
-            .open(&self.daemon, inner, libc::O_RDONLY, Reopen::Daemon)?;
+        let opened = self.upper.open(inner, libc::O_RDONLY, Reopen::Daemon)?;
         let copy = OpenFile {
             layer: Layer::Upper,
             inner,

@@ -6,9 +6,14 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::Context;
+use vexfs_core::engine::fault::SLOW_GETATTR;
 use vexfs_mount::{mountinfo, unmounting};
 
 use super::backing::run;
+
+/// How long a system is left alone after mounting. A cold listing of 128 MiB takes 4 ms; the start of a daemon, its store
+/// and its threads takes tens.
+const SETTLING: Duration = Duration::from_millis(200);
 
 /// A way to reach the backing directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,7 +68,7 @@ impl System {
         let vexfs = |options: &str| -> anyhow::Result<Command> {
             let mut command = Command::new(std::env::current_exe().context("finding this program")?);
             command
-                .args(["mount", "-o", &format!("index=manual,embed=off{options}")])
+                .args(["mount", "-o", &format!("index=manual{options}")])
                 .arg(source)
                 .arg(at);
             Ok(command)
@@ -89,10 +94,17 @@ pub(super) struct Mounted<'a> {
     system: System,
     source: &'a Path,
     at: PathBuf,
+    slow_getattr: Option<u64>,
 }
 
 impl<'a> Mounted<'a> {
-    pub(super) fn mount(system: System, source: &'a Path, mountpoint: &Path) -> anyhow::Result<Mounted<'a>> {
+    /// Mounts; with `slow_getattr` every getattr sleeps so many microseconds.
+    pub(super) fn mount(
+        system: System,
+        source: &'a Path,
+        mountpoint: &Path,
+        slow_getattr: Option<u64>,
+    ) -> anyhow::Result<Mounted<'a>> {
         let at = if system == System::Bare {
             source
         } else {
@@ -102,6 +114,7 @@ impl<'a> Mounted<'a> {
             system,
             source,
             at: at.to_owned(),
+            slow_getattr,
         };
         mounted.start()?;
         Ok(mounted)
@@ -110,6 +123,12 @@ impl<'a> Mounted<'a> {
     /// Where its files are reached.
     pub(super) fn path(&self) -> &Path {
         &self.at
+    }
+
+    /// The process id of the daemon of a VexFS, from the lock in its store.
+    pub(super) fn daemon(&self) -> anyhow::Result<u32> {
+        let lock = std::fs::read_to_string(self.source.join(".vexfs/lock")).context("the store's lock")?;
+        lock.trim().parse().context("the store's lock")
     }
 
     /// Mounts again: the kernel's caches of this mount are empty then, and so are the daemon's.
@@ -122,7 +141,13 @@ impl<'a> Mounted<'a> {
         let Some(mut command) = self.system.command(self.source, &self.at)? else {
             return Ok(());
         };
-        run(&mut command)
+        if let Some(microseconds) = self.slow_getattr {
+            command.env(SLOW_GETATTR, microseconds.to_string());
+        }
+        run(&mut command)?;
+        // What a daemon does when it starts, and the one before it when it ends, is not part of an operation.
+        sleep(SETTLING);
+        Ok(())
     }
 
     /// Unmounts and waits until another mount of the same directory can begin.
