@@ -159,6 +159,8 @@ fn the_control_directory_is_looked_up_everywhere_and_listed_nowhere() {
     assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
     assert!(std::fs::create_dir(mount.join(".vexfs/search/x/y")).is_err());
     assert!(std::fs::write(mount.join(".vexfs/status"), "x").is_err());
+    let error = std::fs::write(mount.join(".vexfs/mine"), "x").unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EPERM));
 }
 
 #[test]

@@ -242,7 +242,12 @@ impl ControlDirectory for ControlTree {
         flags: i32,
     ) -> Result<(Entry, u64)> {
         // A shell's `>` creates what it could not look up; what exists already is opened.
-        let node = self.child(caller, self.node(parent)?, name)?;
+        let node = self
+            .child(caller, self.node(parent)?, name)
+            .map_err(|error| match error {
+                Error::NotFound(_) => Error::Os(libc::EPERM),
+                error => error,
+            })?;
         if flags & libc::O_EXCL != 0 {
             return Err(Error::Exists(listed(name)));
         }

@@ -133,10 +133,21 @@ impl State {
         })
     }
 
+    /// The beam of a walk. One that is forced under a narrow filter, where a scan would have been chosen, is twice as wide
+    /// for each factor of ten that the filter takes away: what does not count still has to be walked through.
+    fn beam(&self, walk: &Walk, search: &Search<'_>) -> usize {
+        let ef = walk.ef(search);
+        if search.params.index != Index::Graph || search.params.filter.is_none() {
+            return ef;
+        }
+        let share = self.allowed(search).max(1) as f64 / self.live.max(1) as f64;
+        (ef as f64 * (-share.min(1.0).log10()).exp2()) as usize
+    }
+
     fn walk_found(&self, walk: &Walk, search: &Search<'_>) -> Option<Vec<Neighbor>> {
         let rows = Reached::new(walk, self, search.config.dim);
         let k = search.params.k;
-        let effort = graph::Effort::new(walk.ef(search), k);
+        let effort = graph::Effort::new(self.beam(walk, search), k);
         let answer = match search.params.filter {
             // Nearly everything counts, so the few that do not are left out afterwards; where they are many, all that
             // the walk met is ranked.
