@@ -1,5 +1,6 @@
 //! What a transaction may be held to: a quota for what it stages, and, if it is strict, that nobody changes what it read.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
@@ -59,7 +60,8 @@ impl View {
 
     /// Bytes of all staged files, holes included.
     pub fn staged_bytes(&self) -> u64 {
-        let staged: Vec<Ino> = {
+        // A set, since a removed file that the kernel has not forgotten may have left its inode to another.
+        let staged: HashSet<Ino> = {
             let state = self.state.lock();
             let files = state
                 .nodes
