@@ -23,8 +23,9 @@ use crate::bench::{Result, Run};
 
 /// Names in the directory of each operation.
 const NAMES: usize = 100;
-/// What may come in between: a RELEASE that is late, a table that grows.
-const SLACK: f64 = 0.15;
+/// What may come in between on a busy machine: a RELEASE that is late, a table that grows, a read that finds nothing.
+/// Less than a whole call an operation, so that one more is seen.
+const SLACK: f64 = 0.4;
 /// How long answers are waited for that nobody waits for, like that to RELEASE.
 const LATE: Duration = Duration::from_millis(50);
 
