@@ -196,6 +196,61 @@ fn conflicts_are_told_by_every_door() {
 }
 
 #[test]
+fn transactions_that_follow_one_another_at_once_do_not_conflict() {
+    let names: Vec<_> = (0..40).map(|n| format!("d/f{n}")).collect();
+    let files: Vec<_> = names.iter().map(|name| (name.as_str(), "base")).collect();
+    let Some(m) = Mounted::start(&files) else { return };
+    for round in 1..=8u8 {
+        // The backing filesystem gives the numbers of what is removed to what is staged next.
+        m.sh("cp -a d other; cp -a other third; sync; rm -r other third");
+        m.sh(&format!(
+            "mkdir .vexfs/txn/t; cd .vexfs/txn/t/root/d; for f in *; do echo {round} > $f; done"
+        ));
+        for name in &names {
+            let vector = [f32::from(round), 1.0].map(f32::to_le_bytes).concat();
+            m.set_xattr(&format!(".vexfs/txn/t/root/{name}"), "user.vexfs.vec.v", &vector);
+        }
+        let commit = m.try_sh("mv .vexfs/txn/t .vexfs/txn/@committed/t");
+        let conflicts = m.try_sh("cat .vexfs/txn/t/conflicts");
+        assert!(
+            commit.status.success(),
+            "round {round}: {}",
+            text(&conflicts.stdout)
+        );
+        for name in &names {
+            let vector = m.xattr(name, "user.vexfs.vec.v").unwrap();
+            assert_eq!(
+                vector[..4],
+                f32::from(round).to_le_bytes(),
+                "{name} of round {round}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_somebody_else_told_meanwhile_is_a_conflict_that_is_listed() {
+    let Some(m) = Mounted::start(&[("a", "a"), ("b", "b"), ("c", "c")]) else {
+        return;
+    };
+    m.sh("mkdir .vexfs/txn/t");
+    m.set_xattr(".vexfs/txn/t/root/a", "user.vexfs.meta.k", b"inside");
+    m.set_xattr(".vexfs/txn/t/root/b", "user.vexfs.meta.k", b"inside");
+    m.set_xattr(".vexfs/txn/t/root/c", "user.vexfs.meta.k", b"inside");
+    m.set_xattr("a", "user.vexfs.meta.k", b"outside");
+    m.sh("rm c");
+    let refused = m.try_sh("vexfs txn commit t");
+    let expected = "a#user.vexfs.meta.k\nc\n";
+    assert_eq!(
+        (refused.status.code(), text(&refused.stdout)),
+        (Some(6), expected.into())
+    );
+    assert_eq!(m.sh("cat .vexfs/txn/t/conflicts"), expected);
+    assert_eq!(m.xattr("a", "user.vexfs.meta.k").unwrap(), b"outside");
+    assert_eq!(m.xattr("b", "user.vexfs.meta.k"), None);
+}
+
+#[test]
 fn a_command_is_tried_at_its_own_paths() {
     let Some(m) = Mounted::start(&[("d/a", "base")]) else {
         return;

@@ -176,7 +176,7 @@ impl TxnControl {
         let mut text = String::new();
         match report {
             Report::Status => {
-                let status = txn.status()?;
+                let status = txn.status(self.desk.teller())?;
                 let _ = writeln!(
                     text,
                     "base_generation {}\nchanged {}\ntold {}\nconflicts {}\nbytes {}\nquota {}\nstrict {}\nowner {}\nbegun {}\nexpires {}",
@@ -204,7 +204,7 @@ impl TxnControl {
                 }
             }
             Report::Conflicts => {
-                for path in txn.conflicts()? {
+                for path in txn.conflicts(self.desk.teller())? {
                     let _ = writeln!(text, "{}", path.display());
                 }
             }

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use super::Knowledge;
 use super::attributes::{Name, VALUE_BYTES_MAX, retarget, told};
@@ -18,12 +19,29 @@ use crate::store::Tx;
 use crate::store::relations::Target;
 use crate::txn::{Teller, Work};
 
+/// How long a program that says something of a file waits for what happened to its name before.
+const SETTLE_WAIT: Duration = Duration::from_secs(5);
+
 impl Teller for Knowledge {
     fn shown(&self, caller: &Caller, node: NodeKey, name: &OsStr) -> Result<Option<Vec<u8>>> {
         match self.xattr_get(caller, node, name) {
             Ok(value) => Ok(Some(value)),
             Err(Error::NoAttribute) => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    fn settle(&self, node: NodeKey, dir: NodeKey, name: &OsStr) {
+        let is_known = {
+            let mirror = self.store.mirror();
+            let named = mirror.id_of(node).and_then(|file| mirror.get(file));
+            named.is_some_and(|file| {
+                let mut names = file.names().iter();
+                names.any(|at| at.as_os_str() == name && Some(at.parent) == mirror.id_of(dir))
+            })
+        };
+        if !is_known {
+            self.indexer.wait_seen(SETTLE_WAIT);
         }
     }
 

@@ -66,15 +66,7 @@ impl Tx<'_> {
             Some(id) => self.rows().file(id)?,
             None => None,
         };
-        let mut known = self.rows().file_of(facts.key)?;
-        if let Some(former) = known.take_if(|row| !row.facts.same_inode(facts))
-            && here.as_ref().is_none_or(|here| here.id != former.id)
-        {
-            // Its inode number belongs to another file now, so it is gone from wherever it was seen.
-            for name in self.rows().names(former.id)? {
-                self.unbind(&name)?;
-            }
-        }
+        let known = self.file_of_inode(facts, here.as_ref().map(|here| here.id))?;
         match (here, known) {
             (Some(here), Some(known)) if here.id == known.id => self.refresh(here, facts, want, trust),
             (Some(here), None) if self.is_successor(&here, facts)? => {
@@ -96,13 +88,27 @@ impl Tx<'_> {
         }
     }
 
+    /// The file that an inode is. Another that had the number before is gone from wherever it was seen, unless it is
+    /// `here`, whose next version this is.
+    fn file_of_inode(&mut self, facts: &Facts, here: Option<FileId>) -> Result<Option<FileRow>> {
+        let mut known = self.rows().file_of(facts.key)?;
+        if let Some(former) = known.take_if(|row| !row.facts.same_inode(facts))
+            && here != Some(former.id)
+        {
+            for name in self.rows().names(former.id)? {
+                self.unbind(&name)?;
+            }
+        }
+        Ok(known)
+    }
+
     /// A file's next version is another inode, which is about to stand where the file is or where it goes. What an
     /// event says of the new place then means this file.
     pub fn succeed(&mut self, id: FileId, facts: &Facts) -> Result<()> {
         let Some(row) = self.rows().file(id)? else {
             return Ok(());
         };
-        if !row.state.is_live() || self.rows().file_of(facts.key)?.is_some() {
+        if !row.state.is_live() || self.file_of_inode(facts, Some(id))?.is_some() {
             return Ok(());
         }
         let want = match &row.state {

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{Mode, OFlags};
 
-use super::conflict::{conflicts, written};
+use super::conflict::written;
 use super::gate::Gate;
 use super::plan::{self, HOLD, Plan};
 #[cfg(debug_assertions)]
@@ -160,7 +160,6 @@ impl Desk {
             mode: AtomicU32::new(0o700),
             stage,
             view,
-            conflicts: Mutex::default(),
             turn: Mutex::new(()),
             recorded: AtomicBool::new(false),
         });
@@ -345,11 +344,9 @@ impl Desk {
     }
 
     fn check(&self, txn: &Txn) -> Result<()> {
-        let mut found = conflicts(&txn.view)?;
-        found.extend(txn.view.told_conflicts(&*self.teller)?);
+        let found = txn.conflicts_of_frozen(&*self.teller)?;
         if !found.is_empty() {
             let paths: Vec<_> = found.iter().map(|path| path.display().to_string()).collect();
-            *txn.conflicts.lock() = found;
             return Err(Error::Conflict(paths.join(", ")));
         }
         match written(&txn.view).first() {

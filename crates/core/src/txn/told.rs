@@ -24,6 +24,9 @@ pub type Work<'w> = dyn FnMut(&mut Tx<'_>) -> Result<Vec<(FileId, OsString)>> + 
 pub trait Teller: Send + Sync {
     /// The present value of an attribute of a base file as a caller sees it, `None` if it has none.
     fn shown(&self, caller: &Caller, node: NodeKey, name: &OsStr) -> Result<Option<Vec<u8>>>;
+    /// Waits until a base file is known under the name at which it stands in `dir`. What is said of a name that was
+    /// given to another file only just now is still said of the one before.
+    fn settle(&self, node: NodeKey, dir: NodeKey, name: &OsStr);
     /// What is compared to see whether somebody else has set it: the same whoever asks.
     fn version(&self, node: NodeKey, name: &OsStr) -> Result<Option<Vec<u8>>>;
     /// Whether a caller can set it to this value, or remove it.
@@ -82,7 +85,10 @@ impl View {
             return Err(Error::NoAttribute);
         }
         let before = match self.base_key(ino) {
-            Some(node) => teller.version(node, name)?,
+            Some(node) => {
+                self.settle(teller, ino, node)?;
+                teller.version(node, name)?
+            }
             None => None,
         };
         let value = value.map(<[u8]>::to_vec);
@@ -105,11 +111,27 @@ impl View {
         Ok(())
     }
 
-    /// Attributes that somebody else has set since: paths with `#` and the attribute.
+    /// See [`Teller::settle`].
+    fn settle(&self, teller: &dyn Teller, ino: Ino, key: NodeKey) -> Result<()> {
+        let node = self.node(ino)?;
+        let (dir, name) = node.origin.unwrap_or((node.parent, node.name));
+        if ino != self.root()
+            && let Some(dir) = self.base_key(Ino(dir))
+        {
+            teller.settle(key, dir, &name);
+        }
+        Ok(())
+    }
+
+    /// Attributes that somebody else has set since: paths with `#` and the attribute. Of files that are gone, paths.
     pub(super) fn told_conflicts(&self, teller: &dyn Teller) -> Result<Vec<PathBuf>> {
         let told = self.state.lock().told.clone();
         let mut found = Vec::new();
         for ((number, name), told) in told {
+            if self.is_base_gone(Ino(number))? {
+                found.push(self.path(number));
+                continue;
+            }
             let present = match self.base_key(Ino(number)) {
                 Some(node) => teller.version(node, &name)?,
                 None => None,
@@ -122,6 +144,19 @@ impl View {
             }
         }
         Ok(found)
+    }
+
+    /// Whether somebody has removed the base file of a node that is shown as it is.
+    fn is_base_gone(&self, ino: Ino) -> Result<bool> {
+        let node = self.node(ino)?;
+        let (Some(lower), false) = (node.lower, node.gone) else {
+            return Ok(false);
+        };
+        match self.lower.getattr(lower, None) {
+            Ok(attr) => Ok(attr.nlink == 0),
+            Err(Error::Os(libc::ESTALE | libc::ENOENT)) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Writes what was told into the store's transaction, and which inodes are the next versions of known files. New

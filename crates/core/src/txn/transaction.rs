@@ -27,7 +27,6 @@ pub struct Txn {
     pub(super) mode: AtomicU32,
     pub(super) stage: PathBuf,
     pub(super) view: View,
-    pub(super) conflicts: Mutex<Vec<PathBuf>>,
     /// One call that ends it at a time.
     pub(super) turn: Mutex<()>,
     /// Its steps are written down: it is committed, whatever becomes of them.
@@ -123,18 +122,21 @@ impl Txn {
         moved(&self.view, teller)
     }
 
-    /// Paths that somebody else has changed since this transaction touched them.
-    pub fn conflicts(&self) -> Result<Vec<PathBuf>> {
+    /// Paths that somebody else has changed since this transaction touched them; attributes as path, `#`, name.
+    pub fn conflicts(&self, teller: &dyn Teller) -> Result<Vec<PathBuf>> {
         let _quiet = self.view.quiet();
-        let found = conflicts(&self.view)?;
-        // Those of a commit that failed are shown even when they have been resolved by hand since.
-        let mut known = self.conflicts.lock();
-        known.retain(|path| found.contains(path));
+        self.conflicts_of_frozen(teller)
+    }
+
+    /// The same, of a view that nobody changes.
+    pub(super) fn conflicts_of_frozen(&self, teller: &dyn Teller) -> Result<Vec<PathBuf>> {
+        let mut found = conflicts(&self.view)?;
+        found.extend(self.view.told_conflicts(teller)?);
         Ok(found)
     }
 
     /// What is to be known of it.
-    pub fn status(&self) -> Result<Status> {
+    pub fn status(&self, teller: &dyn Teller) -> Result<Status> {
         let told = self.view.state.lock().told.len();
         Ok(Status {
             name: self.name.clone(),
@@ -147,7 +149,7 @@ impl Txn {
             strict: self.view.is_strict(),
             told,
             changed: self.differences()?.len(),
-            conflicts: self.conflicts()?.len(),
+            conflicts: self.conflicts(teller)?.len(),
         })
     }
 }

@@ -93,7 +93,10 @@ impl Case {
 
     fn commit(&self) -> Result<Duration> {
         let begin = Instant::now();
-        fs::rename(self.txn("t"), self.txn("@committed/t"))?;
+        if let Err(error) = fs::rename(self.txn("t"), self.txn("@committed/t")) {
+            let conflicts = fs::read_to_string(self.txn("t/conflicts")).unwrap_or_default();
+            return Err(error).with_context(|| format!("the commit failed; conflicts: {conflicts:?}"));
+        }
         Ok(begin.elapsed())
     }
 

@@ -393,3 +393,36 @@ fn a_tree_on_another_device_number_stays_the_same() {
     assert_eq!(case.store.mirror().id_of(NodeKey { dev: 1, ino: 10 }), None);
     case.sound();
 }
+
+#[test]
+fn a_next_version_whose_inode_number_a_lost_file_had_is_the_file_at_once() {
+    let case = Case::new();
+    let (kept, _) = case.bind(ROOT, "kept", &file(20));
+    let (lost, _) = case.bind(ROOT, "lost", &file(21));
+    case.tag(kept, "of kept");
+    case.tag(lost, "of lost");
+    case.index(lost, &file(21), 1);
+    // The backing filesystem gave the number of the lost file anew before anybody looked at its name.
+    let next = Facts {
+        born: 999,
+        ..file(21)
+    };
+    case.store.write(|tx| tx.succeed(kept, &next)).unwrap();
+    case.sound();
+    assert_eq!(case.store.mirror().id_of(next.key), Some(kept));
+    assert_eq!(case.tags_at("kept"), ["of kept"]);
+    assert_eq!(case.tags_at("lost"), ["missing"]);
+    // The same again, when the lost file has left but its row waits to be removed from the index.
+    let another = Facts {
+        born: 1000,
+        ..file(20)
+    };
+    case.store.write(|tx| tx.succeed(kept, &another)).unwrap();
+    let back = Facts {
+        born: 1001,
+        ..file(21)
+    };
+    case.store.write(|tx| tx.succeed(kept, &back)).unwrap();
+    assert_eq!(case.store.mirror().id_of(back.key), Some(kept));
+    case.sound();
+}

@@ -29,6 +29,8 @@ impl Teller for Tags {
         Ok(None)
     }
 
+    fn settle(&self, _node: NodeKey, _dir: NodeKey, _name: &OsStr) {}
+
     fn is_of_content(&self, _name: &OsStr) -> bool {
         false
     }
@@ -421,12 +423,15 @@ fn the_first_committer_wins_and_the_second_loses_nothing() {
         "{refused:?}"
     );
     assert_eq!(refused.unwrap_err().errno(), libc::ECANCELED);
-    assert_eq!(two.conflicts().unwrap(), [PathBuf::from("a")]);
+    assert_eq!(two.conflicts(case.desk.teller()).unwrap(), [PathBuf::from("a")]);
     assert_eq!(Program(&two).read("a").unwrap(), "of two");
     // Disjoint changes go through, but not past a new file in a directory that was removed.
     fs::write(case.path("d/late"), "late").unwrap();
     assert_eq!(errno(case.commit("three")), libc::ECANCELED);
-    assert_eq!(three.conflicts().unwrap(), [PathBuf::from("d/late")]);
+    assert_eq!(
+        three.conflicts(case.desk.teller()).unwrap(),
+        [PathBuf::from("d/late")]
+    );
     fs::remove_file(case.path("d/late")).unwrap();
     case.commit("three").unwrap();
     assert_eq!(case.tree().keys().collect::<Vec<_>>(), ["a", "b"]);
