@@ -3,13 +3,15 @@
 //! Recording is a handful of relaxed additions to a place of the thread's own, and the time is two readings of the
 //! clock: about 1 % of the cheapest request that reaches the daemon.
 
+pub mod stack;
 pub mod table;
 
 use std::cell::Cell;
 use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use self::stack::Threads;
 use self::table::{head, sample, single};
 
 /// An operation of the filesystem.
@@ -130,6 +132,8 @@ impl Gauge {
 /// The counters of one mount.
 pub struct Metrics {
     places: Vec<Vec<Histogram>>,
+    /// The most stack that each operation used, in bytes, on the threads for files and on those for searches.
+    stacks: [[AtomicU32; OPERATIONS.len()]; 2],
     /// Handlers that panicked; their callers got EIO.
     pub panics: Gauge,
     /// Backing files that the kernel holds for passthrough.
@@ -177,6 +181,7 @@ impl Metrics {
             places: (0..PLACES)
                 .map(|_| OPERATIONS.iter().map(|_| histogram()).collect())
                 .collect(),
+            stacks: Default::default(),
             panics: Gauge::default(),
             backing_ids: Gauge::default(),
             passthrough: Gauge::default(),
@@ -188,10 +193,36 @@ impl Metrics {
 
     /// Runs an operation and records how long it took and whether it failed.
     pub fn time<T, E>(&self, operation: Operation, f: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        if let Some(threads) = stack::due(operation as usize) {
+            return self.time_and_measure(operation, threads, f);
+        }
         let start = Instant::now();
         let result = f();
         self.record(operation, start.elapsed(), result.is_err());
         result
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn time_and_measure<T, E>(
+        &self,
+        operation: Operation,
+        threads: Threads,
+        f: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let ((result, took), used) = stack::used(threads, || {
+            let start = Instant::now();
+            (f(), start.elapsed())
+        });
+        self.record(operation, took, result.is_err());
+        self.stacks[threads as usize][operation as usize].fetch_max(used as u32, Relaxed);
+        result
+    }
+
+    /// The most stack that an operation was seen to use, in bytes; None while none was measured.
+    pub fn stack_bytes(&self, operation: Operation, threads: Threads) -> Option<usize> {
+        let mark = self.stacks[threads as usize][operation as usize].load(Relaxed);
+        (mark > 0).then_some(mark as usize)
     }
 
     /// Records one operation.
@@ -278,6 +309,7 @@ impl Metrics {
         out.push_str(&averages);
         head(out, "vexfs_operation_errors_total");
         out.push_str(&errors);
+        self.stack_marks(out);
         for (name, gauge) in [
             ("vexfs_panics_total", &self.panics),
             ("vexfs_invalidations_total", &self.invalidations),
@@ -287,6 +319,18 @@ impl Metrics {
             ("vexfs_control_queue", &self.control_queue),
         ] {
             single(out, name, gauge.get());
+        }
+    }
+
+    fn stack_marks(&self, out: &mut String) {
+        head(out, "vexfs_stack_bytes");
+        for (threads, said) in [(Threads::Session, "session"), (Threads::Control, "control")] {
+            for (operation, name) in OPERATIONS {
+                if let Some(bytes) = self.stack_bytes(operation, threads) {
+                    let labels = format!("operation=\"{name}\",threads=\"{said}\"");
+                    sample(out, "vexfs_stack_bytes", &labels, bytes);
+                }
+            }
         }
     }
 

@@ -146,8 +146,13 @@ impl Pool {
         trace::given(&block);
         match tier_of(block.bytes()) {
             Some(tier) => {
+                // Stays where it is while the thread ends.
                 let mut block = Some(block);
-                thread_cache::with(self, |cache| cache.give(tier, block.take()));
+                thread_cache::with(self, |cache| {
+                    if let Some(block) = block.take() {
+                        cache.give(tier, block);
+                    }
+                });
                 if let Some(block) = block {
                     self.threads.note_give(tier);
                     self.shelves[tier].put([block]);
@@ -160,7 +165,12 @@ impl Pool {
 
 /// The tier that holds `len` bytes, if one does.
 fn tier_of(len: usize) -> Option<usize> {
-    TIER_BYTES.iter().position(|&bytes| len <= bytes)
+    match len {
+        _ if len <= TIER_BYTES[0] => Some(0),
+        _ if len <= TIER_BYTES[1] => Some(1),
+        _ if len <= TIER_BYTES[2] => Some(2),
+        _ => None,
+    }
 }
 
 /// Bytes from a pool; dropping it gives them back. May be dropped on another thread than it was taken on.

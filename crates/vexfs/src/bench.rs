@@ -18,6 +18,7 @@ mod fs;
 pub mod gate;
 pub mod machine;
 pub mod metric;
+mod mount;
 pub mod pool;
 pub mod quality;
 mod quantiles;
@@ -28,6 +29,7 @@ pub mod sample;
 pub mod semantic;
 mod settings;
 pub mod simd;
+mod stack;
 pub mod targets;
 pub mod vectors;
 
@@ -73,7 +75,7 @@ pub const SEMANTIC_OPS: &str = "semantic.hybrid_ops";
 pub const STACK: &str = "stack.fuse_max";
 
 /// All parts, in the order in which they run. The machine comes first: the others relate to it.
-pub const PARTS: [Part; 10] = [
+pub const PARTS: [Part; 11] = [
     Part {
         name: "machine",
         about: "limits of the machine",
@@ -88,6 +90,11 @@ pub const PARTS: [Part; 10] = [
         name: "costs",
         about: "requests and system calls of each operation",
         measure: fs::costs::measure,
+    },
+    Part {
+        name: "stack",
+        about: "stack of each operation",
+        measure: stack::measure,
     },
     Part {
         name: "simd",

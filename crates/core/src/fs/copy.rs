@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use crate::Result;
+use crate::{Result, pool};
 
 /// Bytes asked for in one copy_file_range(2): a signal then waits for some 100 ms at most.
 const STEP_BYTES_MAX: u64 = 64 << 20;
@@ -54,7 +54,7 @@ fn copy_range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, mut at: u64, end: u64) -
 }
 
 fn copy_by_hand(from: BorrowedFd<'_>, to: BorrowedFd<'_>, mut at: u64, end: u64) -> Result<u64> {
-    let mut buffer = vec![0; 1 << 18];
+    let mut buffer = pool::take(1 << 18);
     while at < end {
         let want = buffer.len().min((end - at) as usize);
         let read = rustix::io::retry_on_intr(|| rustix::io::pread(from, &mut buffer[..want], at))?;

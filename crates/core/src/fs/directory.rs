@@ -18,6 +18,7 @@ use super::open::sync;
 use super::ops::{Attr, Entry, Timestamp};
 use super::stat::{kind, stat_at};
 use crate::ids::Ino;
+use crate::pool::{self, Buffer};
 use crate::{Error, Result};
 
 /// Bytes read from the backing directory at once.
@@ -38,7 +39,7 @@ pub(super) struct OpenDir {
 
 /// What was last read from the backing directory, and how far it was handed out.
 struct Stream {
-    buffer: Box<[u8]>,
+    buffer: Buffer,
     /// Where the entries that were not handed out begin.
     start: usize,
     end: usize,
@@ -69,7 +70,7 @@ impl Stack {
         }
         let fd = self.reopen(&node, libc::O_RDONLY | libc::O_DIRECTORY)?;
         let stream = Stream {
-            buffer: vec![0; BUFFER_LEN].into(),
+            buffer: pool::take(BUFFER_LEN),
             start: 0,
             end: 0,
             cursor: 0,

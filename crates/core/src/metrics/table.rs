@@ -38,7 +38,7 @@ const fn family(name: &'static str, kind: Kind, unit: &'static str, help: &'stat
 use Kind::{Counter, Gauge, Histogram};
 
 /// All of them, in the order in which they are shown.
-pub const TABLE: [Family; 36] = [
+pub const TABLE: [Family; 37] = [
     family(
         "vexfs_operation_seconds",
         Histogram,
@@ -62,6 +62,12 @@ pub const TABLE: [Family; 36] = [
         Counter,
         "requests",
         "Filesystem requests that ended with an error.",
+    ),
+    family(
+        "vexfs_stack_bytes",
+        Gauge,
+        "bytes",
+        "The most stack that an operation was seen to use, by the threads it ran on; one call in 1024 is measured.",
     ),
     family(
         "vexfs_panics_total",

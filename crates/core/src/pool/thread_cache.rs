@@ -16,6 +16,7 @@ thread_local! {
 }
 
 /// Runs `f` on this thread's cache for `pool`. None, with `f` not run, while the thread ends.
+#[inline]
 pub(super) fn with<R>(pool: &'static Pool, f: impl FnOnce(&mut ThreadCache) -> R) -> Option<R> {
     CACHES
         .try_with(|caches| {
@@ -51,6 +52,7 @@ impl ThreadCache {
         }
     }
 
+    #[inline]
     pub(super) fn take(&mut self, tier: usize, len: usize) -> Block {
         let (block, source) = match self.stacks[tier].pop() {
             Some(block) => (block, Source::Thread),
@@ -60,18 +62,23 @@ impl ThreadCache {
         block
     }
 
-    /// Takes over `block`, which is always present: the caller keeps the place so that it knows whether it was taken.
-    pub(super) fn give(&mut self, tier: usize, block: Option<Block>) {
+    #[inline]
+    pub(super) fn give(&mut self, tier: usize, block: Block) {
         self.counters.note_give(tier);
-        let depth = self.pool.limits.per_thread[tier];
         let stack = &mut self.stacks[tier];
-        if stack.len() < depth {
-            stack.extend(block);
-            return;
+        if stack.len() < self.pool.limits.per_thread[tier] {
+            stack.push(block);
+        } else {
+            self.spill(tier, block);
         }
-        // Half of the stack goes, so that the next gives and the next takes both find it usable.
-        let kept = depth / 2;
-        self.pool.shelves[tier].put(stack.drain(kept..).chain(block));
+    }
+
+    /// Half of the stack goes, so that the next gives and the next takes both find it usable.
+    #[cold]
+    fn spill(&mut self, tier: usize, block: Block) {
+        let kept = self.pool.limits.per_thread[tier] / 2;
+        let gone = self.stacks[tier].drain(kept..).chain([block]);
+        self.pool.shelves[tier].put(gone);
     }
 
     #[cold]

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use vexfs_core::metrics::Metrics;
+use vexfs_core::metrics::{Metrics, stack};
 
 /// Threads at most. Readers of `live` and `events` hold one each for up to a second at a time; more of them than this
 /// take turns.
@@ -63,9 +63,10 @@ impl Executor {
         }
         state.threads.retain(|t| !t.is_finished());
         let shared = self.shared.clone();
-        let thread = std::thread::Builder::new()
-            .name("control".into())
-            .spawn(move || shared.work());
+        let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
+            stack::serves_control();
+            shared.work();
+        });
         match thread {
             Ok(thread) => {
                 state.running += 1;

@@ -12,9 +12,11 @@ use vexfs_mount::unmounting;
 use super::Unavailable;
 use crate::cli::client::Client;
 
-/// A daemon that uses less than this of so much time does nothing: 4 %.
+/// A daemon that uses less than this share of so much time does nothing.
+const QUIET_SHARE: f64 = 0.04;
 const QUIET: Duration = Duration::from_secs(4);
-const QUIET_TICKS: u64 = 16;
+/// In a quick run.
+const QUIET_SOON: Duration = Duration::from_millis(750);
 
 /// A mounted directory; unmounted on drop.
 pub(super) struct Daemon {
@@ -92,13 +94,15 @@ impl Daemon {
     }
 
     /// Waits until the daemon does nothing: what it does behind the commits would be measured with all else.
-    pub(super) fn wait_quiet(&self, limit: Duration) -> Result<()> {
+    pub(super) fn wait_quiet(&self, quick: bool, limit: Duration) -> Result<()> {
+        let pause = if quick { QUIET_SOON } else { QUIET };
+        let few = (pause.as_secs_f64() * QUIET_SHARE * 100.0) as u64;
         let deadline = Instant::now() + limit;
         let mut before = self.ticks()?;
         loop {
-            std::thread::sleep(QUIET);
+            std::thread::sleep(pause);
             let now = self.ticks()?;
-            if now - before <= QUIET_TICKS {
+            if now - before <= few {
                 return Ok(());
             }
             if Instant::now() > deadline {

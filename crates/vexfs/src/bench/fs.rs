@@ -104,9 +104,12 @@ fn run_regime(
             let of_system = best.entry(system).or_default();
             for (phase, summary) in measured {
                 let kept = of_system.entry(phase).or_insert(summary);
+                let between = (summary.p50_us - kept.p50_us).abs() / kept.p50_us;
+                let noise = kept.noise.max(summary.noise).max(between);
                 if summary.p50_us < kept.p50_us {
                     *kept = summary;
                 }
+                kept.noise = noise;
             }
             anyhow::Ok(())
         })
@@ -235,8 +238,8 @@ fn metrics(results: &Results) -> Vec<Metric> {
         };
         let name = format!("fs.{}", key(info.phase));
         let mut metric = match info.unit {
-            Unit::Operation => Metric::lower(name, "us", value(info.unit, measured), 0.0),
-            Unit::Bytes(_) => Metric::higher(name, "MiB/s", value(info.unit, measured), 0.0),
+            Unit::Operation => Metric::lower(name, "us", value(info.unit, measured), measured.noise),
+            Unit::Bytes(_) => Metric::higher(name, "MiB/s", value(info.unit, measured), measured.noise),
         };
         metric = metric
             .against(NATIVE, value(info.unit, bare))
@@ -275,8 +278,12 @@ fn rate(
         Some(phases.len() as f64 * 1e6 / times?.iter().sum::<f64>())
     };
     let words: Vec<String> = phases.iter().map(|&phase| key(phase)).collect();
+    let noise = phases
+        .iter()
+        .filter_map(|phase| vexfs.get(phase))
+        .map(|s| s.noise);
     Some(
-        Metric::higher(name, "ops/s", per_second(vexfs)?, 0.0)
+        Metric::higher(name, "ops/s", per_second(vexfs)?, noise.fold(0.0, f64::max))
             .against(NATIVE, per_second(bare)?)
             .workload(format!(
                 "as many each of {}; one thread, one CPU",

@@ -1,69 +1,44 @@
-//! A mount of an empty directory, as a user makes it, for parts that measure the whole way of a file.
+//! A filesystem served by threads of this process, for what only the inside of a daemon can see.
 
+use std::io;
 use std::path::Path;
-use std::process::Command;
+use std::sync::mpsc;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
-use tempfile::TempDir;
-use vexfs_mount::unmounting;
+use anyhow::Context;
+use vexfs_mount::options::MountOptions;
+use vexfs_mount::place::Place;
+use vexfs_mount::session::Session;
+use vexfs_mount::{Filesystem, mounting};
 
-use super::Unavailable;
+use super::{Result, Unavailable};
 
-/// Unmounted on drop.
-pub(super) struct TempMount {
-    at: TempDir,
-    source: TempDir,
-}
+/// How long the session may take to end. Its threads are left alone then: waiting for ever would hang the benchmark.
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
 
-impl TempMount {
-    /// Mounts with options as after `-o`.
-    pub(super) fn new(options: &str) -> Result<TempMount> {
-        if !Path::new("/dev/fuse").exists() {
-            bail!(Unavailable("there is no /dev/fuse".into()));
-        }
-        let mount = TempMount {
-            at: tempfile::tempdir()?,
-            source: tempfile::tempdir()?,
-        };
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("mount");
-        if !options.is_empty() {
-            command.args(["-o", options]);
-        }
-        run(command.arg(mount.source.path()).arg(mount.path()))?;
-        Ok(mount)
+/// Mounts what `filesystem` makes for a place, runs `work` on the mount, and unmounts, whatever came of it.
+pub(super) fn served<F: Filesystem + Send + Sync + 'static, T>(
+    (source, mountpoint): (&Path, &Path),
+    options: &MountOptions,
+    filesystem: impl FnOnce(&Place) -> vexfs_mount::Result<F>,
+    work: impl FnOnce() -> io::Result<T>,
+) -> Result<T> {
+    if !Path::new("/dev/fuse").exists() {
+        return Err(Unavailable("this machine has no /dev/fuse".into()).into());
     }
-
-    /// Where it is mounted.
-    pub(super) fn path(&self) -> &Path {
-        self.at.path()
+    let place = Place::find(source, mountpoint)?;
+    let filesystem = filesystem(&place)?;
+    let mounted = mounting::mount(&place, options)?;
+    let mount = mounted.mount.clone();
+    let (tell, ended) = mpsc::channel();
+    let session = Session::start(filesystem, mounted, options, move |outcome| {
+        // The receiver lives until the end was told.
+        let _ = tell.send(outcome);
+    })?;
+    let outcome = work();
+    mount.unmount().context("unmounting")?;
+    if ended.recv_timeout(ENDS_WITHIN).is_ok() {
+        session.join();
     }
-
-    /// What the mount says of itself.
-    pub(super) fn status(&self) -> Result<Value> {
-        let path = self.path().join(".vexfs/status.json");
-        let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
-        serde_json::from_slice(&text).with_context(|| path.display().to_string())
-    }
-}
-
-impl Drop for TempMount {
-    fn drop(&mut self) {
-        let unmounted = std::env::current_exe()
-            .map_err(anyhow::Error::from)
-            .and_then(|program| run(Command::new(program).arg("umount").arg(self.path())));
-        if unmounted.is_err() {
-            // Nothing may stay mounted, whatever holds it.
-            let _ = unmounting::unmount_lazily(self.path());
-        }
-    }
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("{command:?}"))?;
-    if !output.status.success() {
-        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
+    Ok(outcome?)
 }

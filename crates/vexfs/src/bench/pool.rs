@@ -1,7 +1,7 @@
 //! The buffer pool against the allocators it stands in for, on recorded traces of real work.
 //!
-//! A trace is recorded while the engine lists, reads attributes and reads contents of a real directory tree; then the
-//! same takes and gives, in the same order, are replayed against the pool, the system's allocator and mimalloc.
+//! A trace is recorded while programs list, read attributes and read contents through a mount; then the same takes and
+//! gives, in the same order, are replayed against the pool, the system's allocator and mimalloc.
 
 mod replay;
 mod workload;
@@ -65,7 +65,7 @@ fn of_trace(run: &Run, name: &str, trace: &Trace) -> Vec<Metric> {
     replay::run(trace, Source::Pool(pool));
     let counted = pool.statistics().since(&before);
 
-    let [(pooled, noise), (system, _), (mimalloc, _)] = pair_ns(run, trace, pool);
+    let [(pooled, noise), (system, _), (uncleared, _), (mimalloc, _)] = pair_ns(run, trace, pool);
     let workload = format!(
         "{name}: {} takes recorded on {} threads, at most {} in use at once",
         trace.steps.len() / 2,
@@ -76,6 +76,7 @@ fn of_trace(run: &Run, name: &str, trace: &Trace) -> Vec<Metric> {
         Metric::lower(format!("{PAIR}.{name}"), "ns", pooled, noise)
             .against("system allocator", system)
             .peer("system allocator", system)
+            .peer("system allocator, not cleared", uncleared)
             .peer("mimalloc", mimalloc)
             .workload(workload.clone()),
         Metric::higher(format!("{HIT_RATE}.{name}"), "share", counted.hit_rate(), 0.0)
@@ -97,14 +98,19 @@ fn of_trace(run: &Run, name: &str, trace: &Trace) -> Vec<Metric> {
     ]
 }
 
-/// Nanoseconds of a take and its give from pool, system and mimalloc. Rounds alternate, so that all three see the
-/// same disturbances.
-fn pair_ns(run: &Run, trace: &Trace, pool: &'static Pool) -> [(f64, f64); 3] {
-    let sources = [Source::Pool(pool), Source::System, Source::Mimalloc];
+/// Nanoseconds of a take and its give from pool, system (cleared, and not) and mimalloc. Rounds alternate, so that all
+/// see the same disturbances.
+fn pair_ns(run: &Run, trace: &Trace, pool: &'static Pool) -> [(f64, f64); 4] {
+    let sources = [
+        Source::Pool(pool),
+        Source::System,
+        Source::SystemUncleared,
+        Source::Mimalloc,
+    ];
     let pairs = (trace.steps.len() / 2).max(1);
     let once = replay::run(trace, Source::System).as_secs_f64();
-    let repeats = (run.budget().as_secs_f64() / 2.0 / once.max(1e-6)).clamp(1.0, 10_000.0) as usize;
-    let mut rounds: [Vec<f64>; 3] = Default::default();
+    let repeats = (run.budget().as_secs_f64() / 8.0 / once.max(1e-6)).clamp(1.0, 10_000.0) as usize;
+    let mut rounds: [Vec<f64>; 4] = Default::default();
     for _ in 0..ROUNDS {
         for (source, times) in sources.iter().zip(&mut rounds) {
             let took: f64 = (0..repeats)

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::sample::{ROUNDS, median_and_noise};
+
 /// What one thread or several measured in one phase.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Times {
@@ -22,6 +24,8 @@ pub(super) struct Summary {
     pub p99_us: f64,
     /// Nearest-rank 99.9th percentile of the single operations.
     pub p999_us: f64,
+    /// Spread of the medians of successive stretches, relative to their median; 0 where operations were timed together.
+    pub noise: f64,
     /// Operations measured.
     pub operations: usize,
 }
@@ -58,6 +62,7 @@ impl Times {
         if timed == 0 {
             return None;
         }
+        let noise = self.noise();
         self.each_ns.sort_unstable();
         let at = |per_mille: usize| f64::from(self.each_ns[(timed * per_mille).div_ceil(1000) - 1]) / 1e3;
         let operations = timed + self.together;
@@ -67,8 +72,22 @@ impl Times {
             p50_us: at(500),
             p99_us: at(990),
             p999_us: at(999),
+            noise,
             operations,
         })
+    }
+
+    fn noise(&self) -> f64 {
+        let medians: Vec<f64> = self
+            .each_ns
+            .chunks(self.each_ns.len().div_ceil(ROUNDS).max(1))
+            .map(|stretch| {
+                let mut stretch = stretch.to_vec();
+                let middle = stretch.len() / 2;
+                f64::from(*stretch.select_nth_unstable(middle).1)
+            })
+            .collect();
+        median_and_noise(&medians).1
     }
 }
 
@@ -90,6 +109,16 @@ mod tests {
         let mut one = Times::default();
         one.push(Duration::from_micros(7));
         assert_eq!(one.summary(Duration::from_micros(7)).map(|s| s.p99_us), Some(7.0));
+        let mut drifting = Times::default();
+        (0..700).for_each(|n| drifting.push(Duration::from_micros(if n < 300 { 10 } else { 12 })));
+        let noise = drifting
+            .summary(Duration::from_millis(7))
+            .map_or(0.0, |s| s.noise);
+        assert!(noise < 0.01, "most stretches agree: {noise}");
+        let mut spread = Times::default();
+        (0..700).for_each(|n| spread.push(Duration::from_micros(10 + n / 100)));
+        let noise = spread.summary(Duration::from_millis(7)).map_or(0.0, |s| s.noise);
+        assert!((0.15..0.3).contains(&noise), "{noise}");
         assert_eq!(Times::default().summary(Duration::ZERO), None);
     }
 }

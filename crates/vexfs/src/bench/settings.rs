@@ -51,7 +51,8 @@ pub struct Settings {
     #[arg(long, value_name = "DIR")]
     pub backing: Option<PathBuf>,
 
-    /// Client threads, each with files of its own [default: 1,2,4; of a quick run 1]
+    /// Client threads, each with files of its own [default: 1,2,4; of a quick run none, only the one
+    /// that is pinned]
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     pub threads: Vec<usize>,
 
@@ -106,7 +107,7 @@ impl Settings {
     /// Numbers of client threads to measure with, beside the one that is pinned.
     pub(super) fn client_threads(&self) -> Vec<usize> {
         match (self.threads.is_empty(), self.quick) {
-            (true, true) => vec![1],
+            (true, true) => Vec::new(),
             (true, false) => vec![1, 2, 4],
             _ => self.threads.iter().copied().filter(|&n| n > 0).collect(),
         }

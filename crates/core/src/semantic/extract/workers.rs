@@ -16,6 +16,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::worker::{CODE, FAILED, MARKDOWN, NO_TEXT, PROSE, Task};
 use super::{Extracted, Format};
+use crate::pool;
 use crate::semantic::passages::Form;
 
 /// What a worker may use.
@@ -199,7 +200,7 @@ impl Worker {
     fn output(&mut self, deadline: Instant, bytes_max: usize) -> Result<Vec<u8>, String> {
         let mut pipe = self.child.stdout.take().ok_or("worker: no output")?;
         let mut output = Vec::new();
-        let mut buffer = vec![0; 64 << 10];
+        let mut buffer = pool::take(64 << 10);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let wait = Timespec {

@@ -1,23 +1,19 @@
 //! The price of a FUSE request as such: a filesystem that does nothing, answering GETATTR.
 
 use std::fs;
-use std::path::Path;
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use fuser::{FileAttr, FileHandle, FileType, INodeNo, ReplyAttr, Request};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use vexfs_mount::Filesystem;
 use vexfs_mount::options::MountOptions;
-use vexfs_mount::place::Place;
-use vexfs_mount::session::Session;
-use vexfs_mount::{Filesystem, mounting};
 
 use super::{NULL_FUSE, NULL_FUSE_UNPINNED};
 use crate::bench::metric::Metric;
 use crate::bench::sample::Latencies;
-use crate::bench::{Result, Run, Unavailable};
+use crate::bench::{Result, Run, mount};
 
 /// A directory of which nothing may be cached, so that every stat is a request.
 struct Nothing {
@@ -33,9 +29,6 @@ impl Filesystem for Nothing {
 /// The round trip with client and daemon on one CPU (the cost of the software alone, repeatable), and where the
 /// scheduler puts them (bimodal: waking another CPU costs several times as much).
 pub(super) fn measure(run: &Run) -> Result<Vec<Metric>> {
-    if !Path::new("/dev/fuse").exists() {
-        return Err(Unavailable("this machine has no /dev/fuse".into()).into());
-    }
     let mut metrics = Vec::new();
     for (name, pinned, workload) in [
         (
@@ -83,24 +76,17 @@ fn round_trips(run: &Run) -> Result<Latencies> {
     fs::create_dir_all(&mountpoint)?;
     let mut options = MountOptions::parse([])?;
     options.threads = std::num::NonZeroUsize::new(1);
-    let place = Place::find(&source, &mountpoint)?;
-    let mounted = mounting::mount(&place, &options)?;
-    let mount = mounted.mount.clone();
-    let (tell, ended) = mpsc::channel();
     let nothing = Nothing { attr: attr() };
-    let session = Session::start(nothing, mounted, &options, move |outcome| {
-        // The receiver lives until the end was told.
-        let _ = tell.send(outcome);
-    })?;
-    // The stat of the first call may wait for the session; it is not representative.
-    let timed = fs::metadata(&mountpoint)
-        .and_then(|_| Latencies::repeat(run.budget() * 2, || fs::metadata(&mountpoint).map(drop)));
-    mount.unmount().context("unmounting")?;
-    // Without an end within this time the thread is left alone: waiting for ever would hang the benchmark.
-    if ended.recv_timeout(Duration::from_secs(10)).is_ok() {
-        session.join();
-    }
-    Ok(timed?)
+    mount::served(
+        (&source, &mountpoint),
+        &options,
+        |_| Ok(nothing),
+        || {
+            // The stat of the first call may wait for the session; it is not representative.
+            fs::metadata(&mountpoint)?;
+            Latencies::repeat(run.budget() * 2, || fs::metadata(&mountpoint).map(drop))
+        },
+    )
 }
 
 fn attr() -> FileAttr {

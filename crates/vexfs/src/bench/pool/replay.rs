@@ -12,13 +12,15 @@ use vexfs_core::pool::{Buffer, Pool};
 pub(super) enum Source {
     /// The pool.
     Pool(&'static Pool),
-    /// The allocator of the C library.
+    /// The allocator of the C library, cleared: what a slice of bytes would come from otherwise.
     System,
-    /// mimalloc.
+    /// The same, not cleared: the best case of an allocator. A pool's buffer was cleared once in its life.
+    SystemUncleared,
+    /// mimalloc, cleared.
     Mimalloc,
 }
 
-/// Memory of an allocator, uninitialised: the best case of an allocator, since a pool's buffer needs no clearing.
+/// Memory of an allocator.
 struct Allocated<A: GlobalAlloc + Copy> {
     at: NonNull<u8>,
     layout: Layout,
@@ -26,10 +28,15 @@ struct Allocated<A: GlobalAlloc + Copy> {
 }
 
 impl<A: GlobalAlloc + Copy> Allocated<A> {
-    fn new(allocator: A, len: usize) -> Allocated<A> {
+    fn new(allocator: A, len: usize, cleared: bool) -> Allocated<A> {
         let layout = Layout::from_size_align(len.max(1), 16).expect("a recorded length fits");
         // SAFETY: the layout's size is not zero.
-        let at = unsafe { allocator.alloc(layout) };
+        let at = unsafe {
+            match cleared {
+                true => allocator.alloc_zeroed(layout),
+                false => allocator.alloc(layout),
+            }
+        };
         let at = NonNull::new(at).unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
         // SAFETY: the first byte of an allocation of at least one.
         unsafe { at.write_volatile(1) };
@@ -57,6 +64,10 @@ unsafe impl GlobalAlloc for Mimalloc {
         // SAFETY: the caller keeps the contract of alloc.
         unsafe { mimalloc::MiMalloc.alloc(layout) }
     }
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps the contract of alloc_zeroed.
+        unsafe { mimalloc::MiMalloc.alloc_zeroed(layout) }
+    }
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         // SAFETY: the caller keeps the contract of dealloc.
         unsafe { mimalloc::MiMalloc.dealloc(at, layout) }
@@ -73,8 +84,9 @@ pub(super) fn run(trace: &Trace, source: Source) -> Duration {
             }
             buffer
         }),
-        Source::System => with(trace, |len| Allocated::new(System, len)),
-        Source::Mimalloc => with(trace, |len| Allocated::new(Mimalloc, len)),
+        Source::System => with(trace, |len| Allocated::new(System, len, true)),
+        Source::SystemUncleared => with(trace, |len| Allocated::new(System, len, false)),
+        Source::Mimalloc => with(trace, |len| Allocated::new(Mimalloc, len, true)),
     }
 }
 
@@ -107,7 +119,12 @@ mod tests {
             threads: 1,
         };
         let pool: &'static Pool = Box::leak(Box::new(Pool::new(Default::default())));
-        for source in [Source::Pool(pool), Source::System, Source::Mimalloc] {
+        for source in [
+            Source::Pool(pool),
+            Source::System,
+            Source::SystemUncleared,
+            Source::Mimalloc,
+        ] {
             assert!(run(&trace, source) > Duration::ZERO);
         }
         let counted = pool.statistics();

@@ -1,31 +1,43 @@
-//! The real work whose takes and gives are recorded.
+//! The real work whose takes and gives are recorded: programs that list, ask for attributes and read, on a mount that
+//! threads of this process serve.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use rustix::fs::lgetxattr;
+use rustix::fs::{XattrFlags, lgetxattr, lgetxattr_query, llistxattr, llistxattr_query, lsetxattr};
 use vexfs_core::pool::trace::{self, Trace};
-use vexfs_core::pool::{self, Buffer};
+use vexfs_mount::options::MountOptions;
 
-use crate::bench::{Result, Run};
+use crate::bench::{Result, Run, mount};
+use crate::daemon;
 
 /// Directories of the tree, and files in each.
 const DIRECTORIES: usize = 24;
 const FILES: usize = 60;
 
-/// A piece of a file on its way to the hash or the kernel.
+/// What a program reads at once.
 const READ_BYTES: usize = 128 << 10;
 
-/// A mix of operations below a directory.
+/// Attributes and their lengths: a comment, a description, an embedding of 256 dimensions.
+const ATTRIBUTES: [(&str, usize); 3] = [
+    ("user.comment", 40),
+    ("user.description", 600),
+    ("user.embedding", 1024),
+];
+
+/// Something that a program does with a directory.
 type Mix = fn(&Path) -> io::Result<()>;
 
-/// Records each mix, on two threads that each do the whole tree.
+/// Records each mix: two programs, each with half of the directories, all bytes through the daemon. Mounted anew for
+/// each, so that nothing is answered from the kernel's cache.
 pub(super) fn record(run: &Run) -> Result<Vec<(&'static str, Trace)>> {
-    let tree = run.work.join("pool");
+    let (tree, mountpoint) = (run.work.join("pool"), run.work.join("pool-mount"));
     plant(&tree)?;
+    fs::create_dir_all(&mountpoint)?;
+    let options = MountOptions::parse([OsStr::new("passthrough=off,ctl=off")])?;
     let mixes: [(&'static str, Mix); 4] = [
         ("readdir", list),
         ("xattr", attributes),
@@ -35,17 +47,32 @@ pub(super) fn record(run: &Run) -> Result<Vec<(&'static str, Trace)>> {
     let mut traces = Vec::new();
     for (name, mix) in mixes {
         run.progress.set_message(format!("{name}, recording"));
-        trace::start();
-        let outcome = thread::scope(|scope| {
-            let other = scope.spawn(|| mix(&tree));
-            mix(&tree).and(other.join().expect("does not panic"))
-        });
-        let recorded = trace::stop();
-        outcome?;
-        traces.push((name, recorded));
+        let recorded = mount::served(
+            (&tree, &mountpoint),
+            &options,
+            |place| daemon::compose(place, &options, None),
+            || recorded(&mountpoint, mix),
+        )?;
+        // A filesystem without user attributes has nothing to record of them.
+        if !recorded.steps.is_empty() {
+            traces.push((name, recorded));
+        }
     }
     fs::remove_dir_all(&tree)?;
     Ok(traces)
+}
+
+fn recorded(root: &Path, mix: Mix) -> io::Result<Trace> {
+    let directories = children(root)?;
+    let (ours, theirs) = directories.split_at(directories.len() / 2);
+    trace::start();
+    let outcome = thread::scope(|scope| {
+        let other = scope.spawn(|| theirs.iter().try_for_each(|dir| mix(dir)));
+        let outcome = ours.iter().try_for_each(|dir| mix(dir));
+        outcome.and(other.join().expect("does not panic"))
+    });
+    let recorded = trace::stop();
+    outcome.map(|()| recorded)
 }
 
 /// A tree with the sizes of a source tree: most files of a few KiB, some of 100 KiB and more.
@@ -59,10 +86,14 @@ fn plant(tree: &Path) -> io::Result<()> {
                 1..=4 => 24_000,
                 _ => 500 + 211 * f,
             };
-            fs::write(
-                dir.join(format!("a file with a name of ordinary length {f:03}.txt")),
-                vec![b'x'; bytes],
-            )?;
+            let path = dir.join(format!("a file with a name of ordinary length {f:03}.txt"));
+            fs::write(&path, vec![b'x'; bytes])?;
+            for (name, length) in &ATTRIBUTES[..f % (ATTRIBUTES.len() + 1)] {
+                match lsetxattr(&path, *name, &vec![b'v'; *length], XattrFlags::empty()) {
+                    Err(rustix::io::Errno::NOTSUP | rustix::io::Errno::NOSPC) => {}
+                    other => other?,
+                }
+            }
         }
     }
     Ok(())
@@ -72,80 +103,37 @@ fn children(dir: &Path) -> io::Result<Vec<PathBuf>> {
     fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect()
 }
 
-/// Replies of readdir: a buffer of what the kernel asks, filled with records of the names.
-fn list(tree: &Path) -> io::Result<()> {
-    for dir in children(tree)? {
-        let mut reply = pool::take(4096);
-        let mut at = 0;
-        for path in children(&dir)? {
-            let name = path.file_name().map_or(&[][..], OsStrExt::as_bytes);
-            // A record of fuse_dirent: 24 bytes and the name, to the next 8.
-            let record = (24 + name.len()).next_multiple_of(8);
-            if at + record > reply.len() {
-                reply = pool::take(4096);
-                at = 0;
-            }
-            reply[at + 24..at + 24 + name.len()].copy_from_slice(name);
-            at += record;
-        }
-    }
-    Ok(())
+fn list(dir: &Path) -> io::Result<()> {
+    children(dir).map(drop)
 }
 
-/// Values of attributes: first a small buffer for the size, then one of that size.
-fn attributes(tree: &Path) -> io::Result<()> {
-    for dir in children(tree)? {
-        for path in children(&dir)? {
-            for name in ["security.capability", "user.comment", "system.posix_acl_access"] {
-                let mut value = pool::take(256);
-                let length = lgetxattr(&path, name, &mut value[..]).unwrap_or(0);
-                value.truncate(length);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Contents: pieces of 128 KiB, or as long as the file.
-fn contents(tree: &Path) -> io::Result<()> {
-    for dir in children(tree)? {
-        for path in children(&dir)? {
-            read_all(&path)?;
-        }
-    }
-    Ok(())
-}
-
-fn read_all(path: &Path) -> io::Result<u64> {
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len() as usize;
-    let mut piece: Buffer = pool::take(length.clamp(1, READ_BYTES));
-    let mut total = 0;
-    loop {
-        let n = file.read(&mut piece)?;
-        total += n as u64;
-        if n == 0 {
-            return Ok(total);
-        }
-    }
-}
-
-fn everything(tree: &Path) -> io::Result<()> {
-    list(tree)?;
-    for dir in children(tree)? {
-        attributes_and_contents(&dir)?;
-    }
-    Ok(())
-}
-
-/// What an indexer does with a file: its attributes, its contents, while the list of the directory is held.
-fn attributes_and_contents(dir: &Path) -> io::Result<()> {
-    let _listing = pool::take(4096);
+/// As `rsync -X` and `getfattr` do: the names, then of each the size and then the value.
+fn attributes(dir: &Path) -> io::Result<()> {
     for path in children(dir)? {
-        let mut value = pool::take(1000);
-        let length = lgetxattr(&path, "user.vexfs.state", &mut value[..]).unwrap_or(0);
-        value.truncate(length);
-        read_all(&path)?;
+        let mut names = vec![0; llistxattr_query(&path)?];
+        let length = llistxattr(&path, &mut names[..])?;
+        for name in names[..length]
+            .split(|&byte| byte == 0)
+            .filter(|name| !name.is_empty())
+        {
+            let mut value = vec![0; lgetxattr_query(&path, name)?];
+            lgetxattr(&path, name, &mut value[..])?;
+        }
     }
     Ok(())
+}
+
+fn contents(dir: &Path) -> io::Result<()> {
+    let mut piece = vec![0; READ_BYTES];
+    for path in children(dir)? {
+        let mut file = File::open(path)?;
+        while file.read(&mut piece)? > 0 {}
+    }
+    Ok(())
+}
+
+fn everything(dir: &Path) -> io::Result<()> {
+    list(dir)?;
+    attributes(dir)?;
+    contents(dir)
 }

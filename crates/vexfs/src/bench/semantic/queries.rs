@@ -72,7 +72,7 @@ fn through_a_mount(
     let daemon = Daemon::mount(source).map_err(|error| Unavailable(format!("{error:#}")))?;
     let status = daemon.wait(files as u64, INDEXED_WITHIN, &mut |_| {})?;
     let passages = status["passages"].as_u64().unwrap_or(0);
-    daemon.wait_quiet(INDEXED_WITHIN)?;
+    daemon.wait_quiet(run.quick, INDEXED_WITHIN)?;
     let mut numbers = Numbers(1);
     run.progress
         .set_message(format!("asking {passages} passages by the socket"));
