@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashSet;
-use vexfs_vector::{Filter as VectorFilter, SearchParams, Space};
+use vexfs_vector::{Effort, Filter as VectorFilter, SearchParams, Space};
 
 use super::access::readable;
 use super::answer::{Answer, Hit, HitPassage};
@@ -23,12 +23,15 @@ use crate::error::{Error, Result};
 use crate::fs::ops::Caller;
 use crate::ids::{FileId, Generation, NodeKey, PassageId};
 use crate::semantic::embed::Embedder;
-use crate::semantic::lexical::{LexicalIndex, Limit, Snapshot, Words};
+use crate::semantic::lexical::{LexicalIndex, Limit, Snapshot, Wanted, Words};
 use crate::store::Store;
 use crate::store::file::State;
 
 /// Passages that the vectors are asked for, for each file that is wanted: the best of a list lie in fewer files.
 const PASSAGES_PER_FILE: usize = 2;
+/// Candidates for each passage that is wanted. Twice as many find those that are shown; what would make the far end of
+/// the list exact costs several times as much where many passages are equally far.
+const CANDIDATES: usize = 2;
 /// Passages of a file that an answer shows.
 const PASSAGES_PER_HIT: usize = 3;
 /// Lists longer than this are not asked for, however few of their files the caller may read.
@@ -344,24 +347,23 @@ impl Searcher {
             // With one list empty the other has all the weight.
             _ => self.embedder.hybrid_weight(),
         };
+        let looked_up = snapshot.look_up(&asked.words)?;
         let mut files = DEPTH.max(wanted);
         loop {
-            let (mut vectors, mut words) = self.lists(asked, sieve, snapshot, files)?;
+            let (mut vectors, mut words) = self.lists(asked, sieve, &looked_up, files)?;
             let full = distinct(&vectors).max(words.len()) >= files;
-            sight.look(vectors.iter().chain(&words).map(|hit| hit.id.file()));
-            let allowed = |hit: &Scored| sight.path(hit.id.file()).is_some();
-            vectors.retain(allowed);
-            words.retain(allowed);
+            sight.keep_readable([&mut vectors, &mut words]);
             let mut fused = fuse(&words, &vectors, weight);
             if full && fused.files.len() < DEPTH.max(wanted) / 2 && files < DEPTH_MAX {
                 files *= 4;
                 continue;
             }
             let shown: Vec<FileId> = fused.files.iter().take(wanted).map(|file| file.file).collect();
-            let mut further = snapshot.passages_of(&shown, &asked.words, PASSAGES_PER_HIT)?;
+            let mut further = looked_up.passages_of(&shown, PASSAGES_PER_HIT)?;
             let listed: FxHashSet<PassageId> = words.iter().map(|hit| hit.id).collect();
             further.retain(|hit| !listed.contains(&hit.id));
             fused.add_words(&further, wanted);
+            sight.look(shown.iter().copied());
             let with_path = |file: FusedFile| {
                 let path = sight.path(file.file).unwrap_or(Path::new("")).to_owned();
                 (file, path)
@@ -375,7 +377,7 @@ impl Searcher {
         &self,
         asked: &Asked,
         sieve: &Sieve<'_>,
-        snapshot: &Snapshot,
+        looked_up: &Wanted<'_>,
         files: usize,
     ) -> Result<(Vec<Scored>, Vec<Scored>)> {
         if let Some(space) = &asked.space {
@@ -396,7 +398,8 @@ impl Searcher {
             }
             (Some(vector), None) => {
                 let test = |id: u64| passes(PassageId(id).file());
-                let mut params = SearchParams::new(files * PASSAGES_PER_FILE);
+                let wanted = files * PASSAGES_PER_FILE;
+                let mut params = SearchParams::new(wanted).effort(Effort::Ef(wanted * CANDIDATES));
                 if filtered {
                     params = params.filter(VectorFilter::Predicate {
                         test: &test,
@@ -415,7 +418,7 @@ impl Searcher {
             files,
             passages_per_file: 1,
         };
-        let words = snapshot.search(&asked.words, limit, filtered.then_some(&passes as _))?;
+        let words = looked_up.best(limit, filtered.then_some(&passes as _))?;
         Ok((vectors, words))
     }
 

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rustc_hash::FxHashMap;
 
-use super::access::readable;
+use super::access::{readable, sees_all};
+use super::fuse::Scored;
 use crate::fs::ops::Caller;
 use crate::ids::FileId;
 use crate::relation::Sight;
@@ -59,6 +60,24 @@ impl<'a> CallersSight<'a> {
         }
         self.paths.extend(paths);
         self.readable.extend(readable);
+    }
+
+    /// Takes out what lies in files that the caller may not read. For whom everything is readable no path is made of
+    /// the hundreds of files that are not shown in the end.
+    pub(crate) fn keep_readable(&mut self, lists: [&mut Vec<Scored>; 2]) {
+        if sees_all(self.caller) {
+            let mirror = self.store.mirror();
+            let named = |hit: &Scored| {
+                mirror
+                    .get(hit.id.file())
+                    .is_some_and(|node| !node.names().is_empty())
+            };
+            lists.into_iter().for_each(|list| list.retain(named));
+        } else {
+            self.look(lists.iter().flat_map(|list| list.iter().map(|hit| hit.id.file())));
+            let allowed = |hit: &Scored| self.path(hit.id.file()).is_some();
+            lists.into_iter().for_each(|list| list.retain(allowed));
+        }
     }
 
     /// All paths that were asked about, and the answers.

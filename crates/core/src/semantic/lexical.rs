@@ -4,6 +4,7 @@
 //! commit, and whatever came after is indexed again. A document added is found after the next [`LexicalIndex::commit`].
 
 mod analyzer;
+mod scoring;
 mod search;
 mod statistics;
 
@@ -14,10 +15,10 @@ use tantivy::indexer::{IndexWriterOptions, LogMergePolicy};
 use tantivy::schema::{
     FAST, Field, INDEXED, IndexRecordOption, STORED, Schema, TextFieldIndexing, TextOptions,
 };
-use tantivy::{Index, IndexReader, IndexWriter, ReloadPolicy, TantivyDocument, Term};
+use tantivy::{Index, IndexReader, IndexSettings, IndexWriter, ReloadPolicy, TantivyDocument, Term};
 
 pub use analyzer::Analyzer;
-pub use search::{Hit, Limit, Snapshot, StoredPassage, Words};
+pub use search::{Hit, Limit, Snapshot, StoredPassage, Wanted, Words};
 
 use crate::error::{Error, Result};
 use crate::ids::{FileId, Generation, PassageId};
@@ -26,6 +27,8 @@ use statistics::Statistics;
 /// Memory for documents not yet written, a thread. A larger buffer makes fewer, larger segments; the smallest that
 /// tantivy takes is 15 MB.
 const BUFFER_BYTES: usize = 48 << 20;
+/// Texts are packed in blocks of this size, about seven passages: an answer unpacks a block for each that it shows.
+const STORED_BLOCK_BYTES: usize = 4096;
 /// A segment with a larger share of dead documents is written anew.
 const DEAD_SHARE_MAX: f32 = 0.2;
 /// The name under which the analyzer is registered; it changes when terms change, so an older index is rebuilt.
@@ -98,7 +101,15 @@ impl LexicalIndex {
             at,
         };
         let directory = tantivy::directory::MmapDirectory::open(dir).map_err(|e| corrupt(e.to_string()))?;
-        let index = Index::open_or_create(directory, schema).map_err(|e| match e {
+        let settings = IndexSettings {
+            docstore_blocksize: STORED_BLOCK_BYTES,
+            ..IndexSettings::default()
+        };
+        let index = Index::builder()
+            .schema(schema)
+            .settings(settings)
+            .open_or_create(directory);
+        let index = index.map_err(|e| match e {
             tantivy::TantivyError::IoError(_) => Error::Lexical(e),
             e => corrupt(e.to_string()),
         })?;

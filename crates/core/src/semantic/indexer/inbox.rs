@@ -21,8 +21,12 @@ const PLACES_MAX: usize = 16_384;
 const BATCH_MAX: usize = 4_096;
 
 /// How long events gather before they are settled, unless somebody waits for them: a program that makes files by the
-/// thousand is not interrupted for each, and one commit serves them all.
+/// thousand is not interrupted for each, and one commit serves them all. The first after a rest gathers for a moment only,
+/// so that one file is found soon.
 const GATHERED_FOR: Duration = Duration::from_millis(50);
+const GATHERED_FIRST: Duration = Duration::from_millis(3);
+/// A rest, from one batch to the next event.
+const REST: Duration = Duration::from_millis(20);
 
 /// A name to look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +74,8 @@ struct Queue {
     settling: usize,
     received: u64,
     settled: u64,
+    /// When the last batch was settled.
+    settled_at: Option<Instant>,
     /// Threads that wait until something is settled.
     waiters: usize,
     closed: bool,
@@ -143,7 +149,8 @@ impl Inbox {
         while !queue.closed && !queue.has_work() {
             self.work.wait(&mut queue);
         }
-        let gathered = Instant::now() + GATHERED_FOR;
+        let rested = queue.settled_at.is_none_or(|at| at.elapsed() > REST);
+        let gathered = Instant::now() + if rested { GATHERED_FIRST } else { GATHERED_FOR };
         while !queue.is_urgent() && !self.work.wait_until(&mut queue, gathered).timed_out() {}
         if queue.closed {
             return None;
@@ -173,6 +180,7 @@ impl Inbox {
     pub fn settled(&self, batch: &Batch) {
         let mut queue = self.queue.lock();
         queue.settling = 0;
+        queue.settled_at = Some(Instant::now());
         queue.settled = queue.settled.max(batch.ticket);
         self.changed.notify_all();
     }
@@ -294,13 +302,20 @@ mod tests {
     #[test]
     fn events_gather_unless_somebody_waits_for_them() {
         let inbox = Inbox::default();
+        inbox.push(name(0));
         let begin = Instant::now();
+        let first = inbox.next().unwrap();
+        assert_eq!(first.events.len(), 1);
+        assert!(begin.elapsed() >= GATHERED_FIRST, "a moment");
+        inbox.settled(&first);
+        let begin = Instant::now();
+        inbox.push(name(0));
         std::thread::scope(|scope| {
             let taken = scope.spawn(|| inbox.next().unwrap());
             (1..=5).for_each(|number| inbox.push(name(number)));
-            assert_eq!(taken.join().unwrap().events.len(), 5);
+            assert_eq!(taken.join().unwrap().events.len(), 6);
         });
-        assert!(begin.elapsed() >= GATHERED_FOR);
+        assert!(begin.elapsed() >= GATHERED_FOR, "longer while others come");
         inbox.push(name(1));
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| inbox.wait_settled(Instant::now() + Duration::from_secs(20)));

@@ -3,20 +3,19 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
-use tantivy::query::{
-    BooleanQuery, BoostQuery, ConstScoreQuery, EnableScoring, Occur, PhraseQuery, Query, TermQuery, Weight,
-};
+use rustc_hash::{FxHashMap, FxHashSet};
+use tantivy::columnar::Column;
+use tantivy::fastfield::AliveBitSet;
+use tantivy::query::{BooleanQuery, EnableScoring, PhraseQuery, Query, TermQuery};
 use tantivy::schema::{Field, IndexRecordOption, Value};
-use tantivy::{DocAddress, DocSet, Searcher, SegmentReader, TERMINATED, TantivyDocument, Term};
+use tantivy::{DocAddress, DocId, DocSet, Searcher, SegmentReader, TERMINATED, TantivyDocument, Term};
 
+use super::scoring::{Scoring, Sum};
 use super::statistics::{Counts, Statistics};
 use super::{Analyzer, Fields};
 use crate::error::{Error, Result};
 use crate::ids::{FileId, PassageId};
 
-/// How much more a word counts in file name and headings than in the text.
-const TITLE_BOOST: f32 = 0.5;
 /// Words of one query that are looked up, the rarest kept by no order but their own: a pasted page is still answered.
 const TERMS_MAX: usize = 256;
 
@@ -65,6 +64,8 @@ pub struct StoredPassage {
 pub struct Snapshot {
     searcher: Searcher,
     statistics: Arc<Statistics>,
+    /// The ids of the documents, by segment.
+    ids: Arc<[Column<u64>]>,
     fields: Fields,
 }
 
@@ -72,9 +73,15 @@ impl Snapshot {
     /// `before` are the counts of an earlier version, which save counting what did not change.
     pub(super) fn new(searcher: Searcher, fields: Fields, before: &Statistics) -> Result<Snapshot> {
         let statistics = Arc::new(Statistics::of(&searcher, fields, before)?);
+        let ids = searcher
+            .segment_readers()
+            .iter()
+            .map(|segment| segment.fast_fields().u64("passage"))
+            .collect::<tantivy::Result<_>>()?;
         Ok(Snapshot {
             searcher,
             statistics,
+            ids,
             fields,
         })
     }
@@ -91,8 +98,7 @@ impl Snapshot {
     /// Every passage, in no order.
     pub fn ids(&self) -> Result<Vec<PassageId>> {
         let mut ids = Vec::new();
-        for segment in self.searcher.segment_readers() {
-            let passages = segment.fast_fields().u64("passage")?;
+        for (segment, passages) in self.searcher.segment_readers().iter().zip(&*self.ids) {
             ids.extend(
                 segment
                     .doc_ids_alive()
@@ -103,100 +109,38 @@ impl Snapshot {
         Ok(ids)
     }
 
-    /// The best passages of the best files among those that `allowed` lets pass, the best first, ties in the order of
-    /// ids. The filter is asked while the lists are walked, so a narrow one costs no hits. No words give no hits.
+    pub(super) fn searcher(&self) -> &Searcher {
+        &self.searcher
+    }
+
+    pub(super) fn fields(&self) -> Fields {
+        self.fields
+    }
+
+    pub(super) fn counts(&self) -> Counts<'_> {
+        Counts {
+            searcher: &self.searcher,
+            statistics: &self.statistics,
+            fields: self.fields,
+        }
+    }
+
+    /// Looks words up, to search for them.
+    pub fn look_up(&self, words: &Words) -> Result<Wanted<'_>> {
+        Ok(Wanted {
+            snapshot: self,
+            scoring: Scoring::new(self, words)?,
+        })
+    }
+
+    /// The best passages of the best files among those that `allowed` lets pass; see [`Wanted::best`].
     pub fn search(
         &self,
         words: &Words,
         limit: Limit,
         allowed: Option<&(dyn Fn(FileId) -> bool + Sync)>,
     ) -> Result<Vec<Hit>> {
-        let Some(query) = self.query(words) else {
-            return Ok(Vec::new());
-        };
-        let weight = self.scoring(&*query)?;
-        let mut best = Best::new(limit.files);
-        for segment in self.searcher.segment_readers() {
-            self.walk(&*weight, segment, allowed, best.threshold, |hit| best.push(hit))?;
-        }
-        let best = best.into_sorted();
-        if limit.passages_per_file <= 1 {
-            return Ok(best);
-        }
-        let files: Vec<FileId> = best.iter().map(|hit| hit.id.file()).collect();
-        self.passages_of(&files, words, limit.passages_per_file)
-    }
-
-    /// The best passages of these files, the best first, ties in the order of ids; scored as [`Snapshot::search`] does.
-    /// Costs only as much as the files have passages.
-    pub fn passages_of(&self, files: &[FileId], words: &Words, per_file: usize) -> Result<Vec<Hit>> {
-        let Some(query) = self.query(words).filter(|_| !files.is_empty()) else {
-            return Ok(Vec::new());
-        };
-        let of_file = |file: &FileId| -> Box<dyn Query> {
-            let term = Term::from_field_u64(self.fields.file, file.0);
-            Box::new(TermQuery::new(term, IndexRecordOption::Basic))
-        };
-        let among = BooleanQuery::union(files.iter().map(of_file).collect());
-        let among: Box<dyn Query> = Box::new(ConstScoreQuery::new(Box::new(among), 0.0));
-        let both = BooleanQuery::intersection(vec![among, query]);
-        let weight = self.scoring(&both)?;
-        let mut of_file: FxHashMap<FileId, Vec<Hit>> = FxHashMap::default();
-        for segment in self.searcher.segment_readers() {
-            self.walk(&*weight, segment, None, f32::MIN, |hit| {
-                of_file.entry(hit.id.file()).or_default().push(hit);
-                f32::MIN
-            })?;
-        }
-        let mut hits: Vec<Hit> = of_file
-            .into_values()
-            .flat_map(|hits| head(hits, per_file))
-            .collect();
-        hits.sort_unstable_by(by_rank);
-        Ok(hits)
-    }
-
-    fn scoring(&self, query: &dyn Query) -> Result<Box<dyn Weight>> {
-        let counts = Counts {
-            searcher: &self.searcher,
-            statistics: &self.statistics,
-            fields: self.fields,
-        };
-        let scoring = EnableScoring::enabled_from_statistics_provider(&counts, &self.searcher);
-        Ok(query.weight(scoring)?)
-    }
-
-    /// Gives every allowed hit above the threshold, which `each` may raise.
-    fn walk(
-        &self,
-        weight: &dyn Weight,
-        segment: &SegmentReader,
-        allowed: Option<&(dyn Fn(FileId) -> bool + Sync)>,
-        mut threshold: f32,
-        mut each: impl FnMut(Hit) -> f32,
-    ) -> Result<()> {
-        let passages = segment.fast_fields().u64("passage")?;
-        let alive = segment.alive_bitset();
-        let mut damaged = None;
-        weight.for_each_pruning(threshold, segment, &mut |doc, score| {
-            if alive.is_none_or(|alive| alive.is_alive(doc)) {
-                match passages.first(doc).map(PassageId) {
-                    Some(id) if allowed.is_none_or(|allowed| allowed(id.file())) => {
-                        threshold = each(Hit { id, score });
-                    }
-                    Some(_) => {}
-                    None => damaged = Some(doc),
-                }
-            }
-            threshold
-        })?;
-        match damaged {
-            Some(doc) => Err(Error::Corrupt {
-                what: "lexical index".into(),
-                at: format!("document {doc}"),
-            }),
-            None => Ok(()),
-        }
+        self.look_up(words)?.best(limit, allowed)
     }
 
     /// The files with a passage that has this word or phrase.
@@ -206,8 +150,7 @@ impl Snapshot {
             return Ok(files);
         };
         let weight = query.weight(EnableScoring::disabled_from_searcher(&self.searcher))?;
-        for segment in self.searcher.segment_readers() {
-            let passages = segment.fast_fields().u64("passage")?;
+        for (segment, passages) in self.searcher.segment_readers().iter().zip(&*self.ids) {
             let alive = segment.alive_bitset();
             weight.for_each_no_score(segment, &mut |docs| {
                 let docs = docs
@@ -247,6 +190,23 @@ impl Snapshot {
         Ok(None)
     }
 
+    /// The documents of some files in a segment, in rising order.
+    fn documents_of(&self, segment: &SegmentReader, files: &[FileId]) -> Result<Vec<DocId>> {
+        let index = segment.inverted_index(self.fields.file)?;
+        let mut documents = Vec::new();
+        for file in files {
+            let term = Term::from_field_u64(self.fields.file, file.0);
+            if let Some(mut postings) = index.read_postings(&term, IndexRecordOption::Basic)? {
+                while postings.doc() != TERMINATED {
+                    documents.push(postings.doc());
+                    postings.advance();
+                }
+            }
+        }
+        documents.sort_unstable();
+        Ok(documents)
+    }
+
     fn find(&self, segment: &SegmentReader, id: PassageId) -> Result<Option<u32>> {
         let term = Term::from_field_u64(self.fields.passage, id.0);
         let postings = segment
@@ -265,7 +225,8 @@ impl Snapshot {
         Ok(None)
     }
 
-    fn query(&self, words: &Words) -> Option<Box<dyn Query>> {
+    /// The words that make a score, and how often the query has each.
+    pub(super) fn terms(&self, words: &Words) -> BTreeMap<String, f32> {
         let mut counts: BTreeMap<String, f32> = BTreeMap::new();
         let mut analyzer = Analyzer::default();
         for (_, term) in words
@@ -276,36 +237,20 @@ impl Snapshot {
         {
             *counts.entry(term).or_default() += 1.0;
         }
-        let mut clauses = Vec::new();
-        for (term, count) in counts {
-            clauses.push((Occur::Should, self.term(self.fields.body, &term, count)));
-            clauses.push((
-                Occur::Should,
-                self.term(self.fields.title, &term, count * TITLE_BOOST),
-            ));
-        }
-        for alternatives in &words.all {
+        counts
+    }
+
+    /// What a passage must have.
+    pub(super) fn must(&self, words: &Words) -> Option<Box<dyn Query>> {
+        let clauses = words.all.iter().filter_map(|alternatives| {
             let queries: Vec<_> = alternatives
                 .iter()
                 .filter_map(|text| self.literal(text))
                 .collect();
-            if !queries.is_empty() {
-                clauses.push((
-                    Occur::Must,
-                    Box::new(BooleanQuery::union(queries)) as Box<dyn Query>,
-                ));
-            }
-        }
-        (!clauses.is_empty()).then(|| Box::new(BooleanQuery::new(clauses)) as Box<dyn Query>)
-    }
-
-    fn term(&self, field: Field, term: &str, boost: f32) -> Box<dyn Query> {
-        let query = TermQuery::new(Term::from_field_text(field, term), IndexRecordOption::WithFreqs);
-        if boost == 1.0 {
-            Box::new(query)
-        } else {
-            Box::new(BoostQuery::new(Box::new(query), boost))
-        }
+            (!queries.is_empty()).then(|| Box::new(BooleanQuery::union(queries)) as Box<dyn Query>)
+        });
+        let clauses: Vec<_> = clauses.collect();
+        (!clauses.is_empty()).then(|| Box::new(BooleanQuery::intersection(clauses)) as Box<dyn Query>)
     }
 
     /// A word or phrase in text or title; none when it has no words but stop words.
@@ -320,7 +265,10 @@ impl Snapshot {
         });
         let in_field = |field: Field| -> Box<dyn Query> {
             match &terms[..] {
-                [(_, term)] => self.term(field, term, 1.0),
+                [(_, term)] => {
+                    let term = Term::from_field_text(field, term);
+                    Box::new(TermQuery::new(term, IndexRecordOption::WithFreqs))
+                }
                 _ => Box::new(PhraseQuery::new_with_offset(
                     terms
                         .iter()
@@ -336,6 +284,96 @@ impl Snapshot {
             in_field(self.fields.body),
             in_field(self.fields.title),
         ])))
+    }
+}
+
+/// The words of a query, looked up.
+pub struct Wanted<'a> {
+    snapshot: &'a Snapshot,
+    scoring: Option<Scoring>,
+}
+
+impl Wanted<'_> {
+    /// The best passages of the best files among those that `allowed` lets pass, the best first, ties in the order of
+    /// ids. The filter is asked while the lists are walked, so a narrow one costs no hits. No words give no hits.
+    pub fn best(&self, limit: Limit, allowed: Option<&(dyn Fn(FileId) -> bool + Sync)>) -> Result<Vec<Hit>> {
+        let Some(scoring) = &self.scoring else {
+            return Ok(Vec::new());
+        };
+        let mut best = Best::new(limit.files);
+        for (number, segment) in self.snapshot.searcher.segment_readers().iter().enumerate() {
+            let passages = Passages {
+                ids: &self.snapshot.ids[number],
+                alive: segment.alive_bitset(),
+            };
+            let mut failed = None;
+            let floor = Sum::reaching(best.threshold);
+            scoring.walk(number, segment, floor, |found| {
+                let rated = best.rate(found, |sum| {
+                    let hit = passages.hit(sum)?;
+                    Ok(hit.filter(|hit| allowed.is_none_or(|allowed| allowed(hit.id.file()))))
+                });
+                failed = failed.take().or(rated.err());
+                Sum::reaching(best.threshold)
+            })?;
+            failed.map_or(Ok(()), Err)?;
+        }
+        let best = best.into_sorted();
+        if limit.passages_per_file <= 1 {
+            return Ok(best);
+        }
+        let files: Vec<FileId> = best.iter().map(|hit| hit.id.file()).collect();
+        self.passages_of(&files, limit.passages_per_file)
+    }
+
+    /// The best passages of these files, the best first, ties in the order of ids; scored as [`Wanted::best`] does.
+    /// Costs only as much as the files have passages.
+    pub fn passages_of(&self, files: &[FileId], per_file: usize) -> Result<Vec<Hit>> {
+        let Some(scoring) = &self.scoring else {
+            return Ok(Vec::new());
+        };
+        let mut of_file: FxHashMap<FileId, Vec<Hit>> = FxHashMap::default();
+        for (number, segment) in self.snapshot.searcher.segment_readers().iter().enumerate() {
+            let passages = Passages {
+                ids: &self.snapshot.ids[number],
+                alive: segment.alive_bitset(),
+            };
+            let documents = self.snapshot.documents_of(segment, files)?;
+            for sum in scoring.of(number, segment, &documents)? {
+                if let Some(hit) = passages.hit(sum)? {
+                    of_file.entry(hit.id.file()).or_default().push(hit);
+                }
+            }
+        }
+        let mut hits: Vec<Hit> = of_file
+            .into_values()
+            .flat_map(|hits| head(hits, per_file))
+            .collect();
+        hits.sort_unstable_by(by_rank);
+        Ok(hits)
+    }
+}
+
+/// The ids of a segment's documents.
+struct Passages<'a> {
+    ids: &'a Column<u64>,
+    alive: Option<&'a AliveBitSet>,
+}
+
+impl Passages<'_> {
+    /// A document and its score as a hit; none for a deleted one.
+    fn hit(&self, sum: Sum) -> Result<Option<Hit>> {
+        if self.alive.is_some_and(|alive| alive.is_deleted(sum.doc)) {
+            return Ok(None);
+        }
+        let id = self.ids.first(sum.doc).ok_or_else(|| Error::Corrupt {
+            what: "lexical index".into(),
+            at: format!("document {}", sum.doc),
+        })?;
+        Ok(Some(Hit {
+            id: PassageId(id),
+            score: sum.score(),
+        }))
     }
 }
 
@@ -367,18 +405,30 @@ impl Best {
         }
     }
 
-    fn push(&mut self, hit: Hit) -> f32 {
-        self.hits.push(hit);
-        if self.hits.len() >= 4 * self.files.max(16) {
+    /// Takes those of the documents that may still be in the answer. The best come first, in growing parts: each raises
+    /// the threshold for the next.
+    fn rate(&mut self, found: &mut Vec<Sum>, hit: impl Fn(Sum) -> Result<Option<Hit>>) -> Result<()> {
+        let mut part = 2 * self.files.max(16);
+        while !found.is_empty() {
+            let rest = found.len().saturating_sub(part);
+            if rest > 0 {
+                found.select_nth_unstable_by_key(rest, |sum| sum.parts);
+            }
+            for sum in found.drain(rest..) {
+                self.hits.extend(hit(sum)?);
+            }
             self.shrink();
+            let floor = Sum::reaching(self.threshold);
+            found.retain(|sum| sum.parts >= floor);
+            part *= 2;
         }
-        self.threshold
+        Ok(())
     }
 
     /// Keeps what may still be in the answer, in order.
     fn shrink(&mut self) {
         self.hits.sort_unstable_by(by_rank);
-        let mut seen = HashSet::new();
+        let mut seen = FxHashSet::default();
         let files = self.files;
         self.hits
             .retain(|hit| seen.len() < files && seen.insert(hit.id.file()));

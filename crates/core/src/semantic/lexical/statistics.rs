@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tantivy::index::SegmentId;
+use tantivy::postings::TermInfo;
 use tantivy::query::Bm25StatisticsProvider;
 use tantivy::schema::{Field, IndexRecordOption};
 use tantivy::{DocId, DocSet, Opstamp, Searcher, SegmentReader, TERMINATED, Term};
@@ -54,6 +55,53 @@ impl Statistics {
     }
 }
 
+impl Statistics {
+    /// Live passages.
+    pub(super) fn documents(&self) -> u64 {
+        self.documents
+    }
+
+    /// Words of all live passages in a field.
+    pub(super) fn tokens(&self, fields: Fields, field: Field) -> u64 {
+        if field == fields.title {
+            self.title_tokens
+        } else {
+            self.body_tokens
+        }
+    }
+
+    /// Live documents of a segment that have a word.
+    pub(super) fn living(
+        &self,
+        segment: &SegmentReader,
+        field: Field,
+        info: &TermInfo,
+    ) -> tantivy::Result<u64> {
+        let deleted = match self.segments.get(&key(segment)) {
+            Some(counted) => &counted.deleted[..],
+            None => &[],
+        };
+        let all = u64::from(info.doc_freq);
+        if deleted.is_empty() {
+            return Ok(all);
+        }
+        let inverted = segment.inverted_index(field)?;
+        let mut postings = inverted.read_postings_from_terminfo(info, IndexRecordOption::Basic)?;
+        let mut dead = 0;
+        for &document in deleted {
+            let here = postings.doc();
+            if here == TERMINATED {
+                break;
+            }
+            if document > here {
+                postings.seek(document);
+            }
+            dead += u64::from(postings.doc() == document);
+        }
+        Ok(all - dead)
+    }
+}
+
 fn key(segment: &SegmentReader) -> (SegmentId, Option<Opstamp>) {
     (segment.segment_id(), segment.delete_opstamp())
 }
@@ -92,11 +140,7 @@ pub(super) struct Counts<'a> {
 
 impl Bm25StatisticsProvider for Counts<'_> {
     fn total_num_tokens(&self, field: Field) -> tantivy::Result<u64> {
-        Ok(if field == self.fields.title {
-            self.statistics.title_tokens
-        } else {
-            self.statistics.body_tokens
-        })
+        Ok(self.statistics.tokens(self.fields, field))
     }
 
     fn total_num_docs(&self) -> tantivy::Result<u64> {
@@ -106,37 +150,10 @@ impl Bm25StatisticsProvider for Counts<'_> {
     fn doc_freq(&self, term: &Term) -> tantivy::Result<u64> {
         let mut sum = 0;
         for segment in self.searcher.segment_readers() {
-            let deleted = match self.statistics.segments.get(&key(segment)) {
-                Some(counted) => &counted.deleted[..],
-                None => &[],
-            };
-            sum += live_documents(segment, term, deleted)?;
+            if let Some(info) = segment.inverted_index(term.field())?.get_term_info(term)? {
+                sum += self.statistics.living(segment, term.field(), &info)?;
+            }
         }
         Ok(sum)
     }
-}
-
-/// Documents of a segment that have the term and live.
-fn live_documents(segment: &SegmentReader, term: &Term, deleted: &[DocId]) -> tantivy::Result<u64> {
-    let inverted = segment.inverted_index(term.field())?;
-    let Some(info) = inverted.get_term_info(term)? else {
-        return Ok(0);
-    };
-    let all = u64::from(info.doc_freq);
-    if deleted.is_empty() {
-        return Ok(all);
-    }
-    let mut postings = inverted.read_postings_from_terminfo(&info, IndexRecordOption::Basic)?;
-    let mut dead = 0;
-    for &document in deleted {
-        let here = postings.doc();
-        if here == TERMINATED {
-            break;
-        }
-        if document > here {
-            postings.seek(document);
-        }
-        dead += u64::from(postings.doc() == document);
-    }
-    Ok(all - dead)
 }
