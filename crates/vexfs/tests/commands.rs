@@ -5,10 +5,9 @@
 mod mounted;
 
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
-use mounted::{Mounted, stdout, vexfs};
+use mounted::{Mounted, chmod, stdout, vexfs};
 use serde_json::Value;
 
 const FILES: [(&str, &str); 5] = [
@@ -101,44 +100,21 @@ fn grep_and_export_show_a_stranger_nothing_private() {
         ("open.md", "A common word.\n"),
         ("closed.md", "A common secret.\n"),
     ];
-    let mount = Mounted::with(&files, &["-o", "allow_other"]);
-    let mode = |path: &std::path::Path, mode: u32| {
-        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
-    };
-    mode(&mount.join("closed.md"), 0o600);
-    for dir in [
-        mount.path().parent().unwrap().to_owned(),
-        mount.source(),
-        mount.path(),
-    ] {
-        mode(&dir, 0o755);
-    }
+    let mount = Mounted::for_all(&files);
+    chmod(&mount.join("closed.md"), 0o600);
     mount.settle();
-    let stranger = |args: &[&str]| {
-        let output = Command::new("setpriv")
-            .args([
-                "--reuid=65534",
-                "--regid=65534",
-                "--clear-groups",
-                env!("CARGO_BIN_EXE_vexfs"),
-            ])
-            .args(args)
-            .current_dir(mount.path())
-            .output()
-            .unwrap();
+    let stranger = |words: &str| {
+        let output = mount.as_stranger(&format!("\"$VEXFS\" {words}"));
         (output.status.code().unwrap(), stdout(&output))
     };
-    assert_eq!(
-        stranger(&["grep", "common"]),
-        (0, "open.md:1:A common word.\n".into())
-    );
-    let (code, lines) = stranger(&["export"]);
+    assert_eq!(stranger("grep common"), (0, "open.md:1:A common word.\n".into()));
+    let (code, lines) = stranger("export");
     assert!(
         code == 0 && lines.contains("open.md") && !lines.contains("closed"),
         "{lines}"
     );
-    assert_eq!(stranger(&["check"]).0, 5);
-    assert_eq!(stranger(&["grep", "common", "closed.md"]).0, 5);
+    assert_eq!(stranger("check").0, 5);
+    assert_eq!(stranger("grep common closed.md").0, 5);
 }
 
 #[test]

@@ -4,11 +4,11 @@
 
 mod mounted;
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output};
 
-use mounted::{Mounted, stdout, vexfs};
+use mounted::{Mounted, chmod, stdout, vexfs};
 use serde_json::Value;
 
 fn errno<T: std::fmt::Debug>(result: std::io::Result<T>) -> i32 {
@@ -341,18 +341,9 @@ fn a_stranger_learns_of_no_relation_to_a_private_file() {
         ("closed/secret.md", "The treasure. Back to [b](../b.md).\n"),
         ("c.md", "A third page.\n"),
     ];
-    let mount = Mounted::with(&files, &["-o", "allow_other"]);
-    let mode =
-        |path: &Path, mode: u32| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
-    mode(&mount.join("closed"), 0o700);
-    mode(&mount.join("c.md"), 0o666);
-    for dir in [
-        mount.path().parent().unwrap().to_owned(),
-        mount.source(),
-        mount.path(),
-    ] {
-        mode(&dir, 0o755);
-    }
+    let mount = Mounted::for_all(&files);
+    chmod(&mount.join("closed"), 0o700);
+    chmod(&mount.join("c.md"), 0o666);
     mount.settle();
     for args in [
         ["relate", "public.md", "cites", "closed/secret.md"],
@@ -363,19 +354,7 @@ fn a_stranger_learns_of_no_relation_to_a_private_file() {
     }
     let exe = env!("CARGO_BIN_EXE_vexfs");
     let stranger = |command: &str| {
-        let args = [
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            "sh",
-            "-c",
-            command,
-        ];
-        let output = Command::new("setpriv")
-            .args(args)
-            .current_dir(mount.path())
-            .output()
-            .unwrap();
+        let output = mount.as_stranger(command);
         format!("{}{}", stdout(&output), String::from_utf8_lossy(&output.stderr))
     };
     // The owner sees all of it.

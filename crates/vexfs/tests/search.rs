@@ -4,7 +4,6 @@
 
 mod mounted;
 
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use mounted::{Mounted, stdout, vexfs};
@@ -233,60 +232,6 @@ fn without_a_mount_the_same_store_answers() {
         "boat to an island",
     ]);
     assert_eq!(stdout(&output).lines().next(), Some("sea.txt"), "{output:?}");
-}
-
-#[test]
-fn a_stranger_finds_nothing_of_a_private_file_through_any_way_in() {
-    if !rustix::process::geteuid().is_root() {
-        return; // Only root can become a stranger.
-    }
-    let mount = Mounted::with(&NOTES, &["-o", "allow_other"]);
-    let secret = "The treasure is buried under the old oak.\n";
-    std::fs::write(mount.join("secret.txt"), secret).unwrap();
-    std::fs::set_permissions(mount.join("secret.txt"), PermissionsExt::from_mode(0o600)).unwrap();
-    std::fs::create_dir(mount.join("closed")).unwrap();
-    std::fs::write(mount.join("closed/map.txt"), secret).unwrap();
-    std::fs::set_permissions(mount.join("closed"), PermissionsExt::from_mode(0o700)).unwrap();
-    for dir in [
-        mount.path().parent().unwrap().to_owned(),
-        mount.source(),
-        mount.path(),
-    ] {
-        std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755)).unwrap();
-    }
-    mount.settle();
-    assert_eq!(
-        mount.ls(".vexfs/search/\"buried under\"/").len(),
-        3,
-        "the owner finds both"
-    );
-    let stranger = |command: &str| {
-        let output = Command::new("setpriv")
-            .args([
-                "--reuid=65534",
-                "--regid=65534",
-                "--clear-groups",
-                "sh",
-                "-c",
-                command,
-            ])
-            .current_dir(mount.path())
-            .output()
-            .unwrap();
-        stdout(&output)
-    };
-    let exe = env!("CARGO_BIN_EXE_vexfs");
-    assert_eq!(
-        stranger("ls '.vexfs/search/\"buried under\"/'").trim(),
-        "results.jsonl"
-    );
-    assert_eq!(stranger("cat '.vexfs/search/\"buried under\"/results.jsonl'"), "");
-    assert!(!stranger("cat '.vexfs/ask/where is the treasure'").contains("oak"));
-    assert!(!stranger(&format!("{exe} search --json treasure")).contains("secret"));
-    assert!(
-        stranger("cat '.vexfs/ask/brake pads'").contains("brakes.md"),
-        "but the public files"
-    );
 }
 
 #[test]

@@ -6,10 +6,9 @@
 mod mounted;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use mounted::{Mounted, stdout};
+use mounted::{Mounted, chmod, stdout};
 
 const PUBLIC: [(&str, &str); 4] = [
     (
@@ -22,36 +21,14 @@ const PUBLIC: [(&str, &str); 4] = [
 ];
 const SECRET: &str = "The treasure is buried under the old oak.\n";
 
-/// A mount that all users see, with public files.
 fn shared() -> Mounted {
-    let mount = Mounted::with(&PUBLIC, &["-o", "allow_other"]);
-    let above = mount.path().parent().unwrap().to_owned();
-    for dir in [above, mount.source(), mount.path()] {
-        chmod(&dir, 0o755);
-    }
+    let mount = Mounted::for_all(&PUBLIC);
     mount.settle();
     mount
 }
 
-fn chmod(path: &std::path::Path, mode: u32) {
-    fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
-}
-
-/// Runs a shell command in the mount as another user.
 fn stranger(mount: &Mounted, command: &str) -> (String, bool) {
-    let output = Command::new("setpriv")
-        .args([
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            "sh",
-            "-c",
-            command,
-        ])
-        .env("VEXFS", env!("CARGO_BIN_EXE_vexfs"))
-        .current_dir(mount.path())
-        .output()
-        .unwrap();
+    let output = mount.as_stranger(command);
     (stdout(&output), output.status.success())
 }
 

@@ -26,15 +26,15 @@ const ROUNDS: usize = 5;
 /// Files that are read by turns.
 const WARM_FILES: usize = 200;
 
-/// Measures over a tree of 10,000 files; a quick run over 1,000.
+/// Measures over a tree of 10,000 files; a quick run over 100.
 pub fn measure(run: &Run) -> Result<Measured> {
-    let largest = if run.quick { 1_000 } else { 10_000 };
-    let case = Case::mount(&run.work, largest)?;
+    let (largest, rounds) = if run.quick { (100, 3) } else { (10_000, ROUNDS) };
+    let case = Case::mount(&run.work, largest.max(WARM_FILES))?;
     let mut metrics = Vec::new();
     for files in [1, 10, 100, 1_000, 10_000] {
         if files <= largest {
             run.progress.set_message(format!("{files} files"));
-            metrics.extend(case.by_size(files)?);
+            metrics.extend(case.by_size(files, rounds)?);
         }
     }
     run.progress.set_message("readers during a commit");
@@ -127,9 +127,9 @@ impl Case {
         Ok(begin.elapsed())
     }
 
-    fn by_size(&self, files: usize) -> Result<Vec<Metric>> {
+    fn by_size(&self, files: usize, rounds: usize) -> Result<Vec<Metric>> {
         let mut times: [Vec<f64>; 6] = Default::default();
-        for round in 1..=ROUNDS {
+        for round in 1..=rounds {
             let native = self.native(files, round)?;
             let begin = self.begin()?;
             let stage = self.stage(files, round)?;
@@ -142,7 +142,7 @@ impl Case {
                 "not committed"
             );
             self.begin()?;
-            self.stage(files, round + ROUNDS)?;
+            self.stage(files, round + rounds)?;
             let abort = self.abort()?;
             for (list, time) in times.iter_mut().zip([begin, stage, check, commit, abort, native]) {
                 list.push(time.as_secs_f64() * 1e6);

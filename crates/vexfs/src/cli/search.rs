@@ -16,17 +16,10 @@ pub(crate) struct SearchArgs {
     /// The query: words, "a phrase", path: name: ext: type: size: mtime: tag: like: linked: space:, -not, OR
     #[arg(required = true, allow_hyphen_values = false)]
     query: String,
-    /// Directory to search below
-    #[arg(default_value = ".")]
-    path: PathBuf,
     #[command(flatten)]
-    ranking: Ranking,
-    #[command(flatten)]
-    fresh: Freshness,
+    how: How,
     #[command(flatten)]
     format: Format,
-    #[command(flatten)]
-    at: At,
 }
 
 /// Print the best passages, ready for a prompt
@@ -34,18 +27,11 @@ pub(crate) struct SearchArgs {
 pub(crate) struct AskArgs {
     /// The question
     query: String,
-    /// Directory to search below
-    #[arg(default_value = ".")]
-    path: PathBuf,
     #[command(flatten)]
-    ranking: Ranking,
-    #[command(flatten)]
-    fresh: Freshness,
+    how: How,
     /// The whole answer as one JSON object
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    at: At,
 }
 
 /// Find the files most similar to one
@@ -53,6 +39,15 @@ pub(crate) struct AskArgs {
 pub(crate) struct LikeArgs {
     /// The file
     file: PathBuf,
+    #[command(flatten)]
+    how: How,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// Where to search, and how.
+#[derive(Args, Debug)]
+struct How {
     /// Directory to search below
     #[arg(default_value = ".")]
     path: PathBuf,
@@ -61,9 +56,21 @@ pub(crate) struct LikeArgs {
     #[command(flatten)]
     fresh: Freshness,
     #[command(flatten)]
-    format: Format,
-    #[command(flatten)]
     at: At,
+}
+
+impl How {
+    /// The daemon to ask, and the body of the request without what is asked.
+    fn request(&self) -> Result<(Found, Value), Failure> {
+        let found = self.at.find(&self.path)?;
+        let body = json!({
+            "path": text(&found.below_root)?,
+            "options": self.ranking.component(),
+            "require_fresh": self.fresh.require_fresh,
+            "wait_ms": self.fresh.wait_ms(),
+        });
+        Ok((found, body))
+    }
 }
 
 #[derive(Args, Debug)]
@@ -111,52 +118,34 @@ impl Freshness {
     }
 }
 
-fn body(found: &Found, ranking: &Ranking, fresh: &Freshness) -> Result<Value, Failure> {
-    Ok(json!({
-        "path": text(&found.below_root)?,
-        "options": ranking.component(),
-        "require_fresh": fresh.require_fresh,
-        "wait_ms": fresh.wait_ms(),
-    }))
-}
-
 pub(crate) fn search(args: &SearchArgs) -> Result<u8, Failure> {
-    let found = args.at.find(&args.path)?;
-    let mut body = body(&found, &args.ranking, &args.fresh)?;
+    let (found, mut body) = args.how.request()?;
     body["query"] = json!(args.query);
-    list(&found, &body, &args.format, &args.path)
+    list(&found, &body, &args.format, &args.how.path)
 }
 
 pub(crate) fn like(args: &LikeArgs) -> Result<u8, Failure> {
-    let found = args.at.find(&args.path)?;
-    let file = args.at.find(&args.file)?;
+    let (found, mut body) = args.how.request()?;
+    let file = args.how.at.find(&args.file)?;
     let below = file.below_root.strip_prefix(&found.below_root).map_err(|_| {
         Failure::usage(format!(
             "{} is not below {}",
             args.file.display(),
-            args.path.display()
+            args.how.path.display()
         ))
     })?;
-    let mut body = body(&found, &args.ranking, &args.fresh)?;
     body["like"] = json!(text(below)?);
-    list(&found, &body, &args.format, &args.path)
+    list(&found, &body, &args.format, &args.how.path)
 }
 
 fn list(found: &Found, body: &Value, format: &Format, shown: &std::path::Path) -> Result<u8, Failure> {
     let answer = found.client.post("/v1/search", body)?;
     output::print(&answer, format, &found.below_root, shown)?;
-    Ok(
-        if answer["hits"].as_array().is_some_and(|hits| !hits.is_empty()) {
-            0
-        } else {
-            NO_HITS
-        },
-    )
+    Ok(exit_code(&answer))
 }
 
 pub(crate) fn ask(args: &AskArgs) -> Result<u8, Failure> {
-    let found = args.at.find(&args.path)?;
-    let mut body = body(&found, &args.ranking, &args.fresh)?;
+    let (found, mut body) = args.how.request()?;
     body["query"] = json!(args.query);
     let answer = found.client.post("/v1/ask", &body)?;
     let mut out = std::io::stdout().lock();
@@ -166,11 +155,13 @@ pub(crate) fn ask(args: &AskArgs) -> Result<u8, Failure> {
         out.write_all(answer["text"].as_str().unwrap_or_default().as_bytes())?;
     }
     out.flush()?;
-    Ok(
-        if answer["hits"].as_array().is_some_and(|hits| !hits.is_empty()) {
-            0
-        } else {
-            NO_HITS
-        },
-    )
+    Ok(exit_code(&answer))
+}
+
+/// 0 with hits, as grep does.
+fn exit_code(answer: &Value) -> u8 {
+    match answer["hits"].as_array() {
+        Some(hits) if !hits.is_empty() => 0,
+        _ => NO_HITS,
+    }
 }

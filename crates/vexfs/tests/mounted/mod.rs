@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test says enough by failing")]
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -42,6 +43,32 @@ impl Mounted {
         mounted.mount(options);
         mounted.watch(patience);
         mounted
+    }
+
+    /// A mount that all users see and may enter.
+    pub(crate) fn for_all(files: &[(&str, &str)]) -> Mounted {
+        let mount = Mounted::with(files, &["-o", "allow_other"]);
+        for dir in [mount.dir.path().to_owned(), mount.source(), mount.path()] {
+            chmod(&dir, 0o755);
+        }
+        mount
+    }
+
+    /// Runs a shell command in the mount as another user, who finds this program in `$VEXFS`.
+    pub(crate) fn as_stranger(&self, command: &str) -> Output {
+        Command::new("setpriv")
+            .args([
+                "--reuid=65534",
+                "--regid=65534",
+                "--clear-groups",
+                "sh",
+                "-c",
+                command,
+            ])
+            .env("VEXFS", env!("CARGO_BIN_EXE_vexfs"))
+            .current_dir(self.path())
+            .output()
+            .expect("setpriv runs")
     }
 
     pub(crate) fn source(&self) -> PathBuf {
@@ -133,6 +160,10 @@ impl Drop for Mounted {
         self.done.store(true, Ordering::Relaxed);
         let _ = vexfs(&["umount", self.path().to_str().unwrap_or_default()]);
     }
+}
+
+pub(crate) fn chmod(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("chmod");
 }
 
 /// Runs the command.
