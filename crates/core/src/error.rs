@@ -96,6 +96,9 @@ pub enum Error {
     /// The lexical index failed.
     #[error("lexical index: {0}")]
     Lexical(#[from] tantivy::TantivyError),
+    /// An embedder could not be reached, or answers what is not expected.
+    #[error("{0}")]
+    Embedder(String),
     /// The vector index failed.
     #[error("vector index: {0}")]
     Vector(String),
@@ -120,7 +123,7 @@ impl Error {
             Error::ForeignStore { .. } => libc::EEXIST,
             Error::StoreBusy { .. } => libc::EBUSY,
             Error::NotFresh { .. } => libc::EAGAIN,
-            Error::Corrupt { .. } | Error::Lexical(_) | Error::Vector(_) => libc::EIO,
+            Error::Corrupt { .. } | Error::Lexical(_) | Error::Vector(_) | Error::Embedder(_) => libc::EIO,
             Error::Store(e) => match e.sqlite_error_code() {
                 Some(rusqlite::ErrorCode::DiskFull) => libc::ENOSPC,
                 _ => libc::EIO,

@@ -5,6 +5,7 @@ mod attributes;
 pub mod export;
 mod feed;
 pub mod grep;
+pub mod migrate;
 mod passage_vectors;
 pub mod related;
 pub mod relations;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use rustix::fs::{Access, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use serde_json::{Value, json};
@@ -36,17 +38,20 @@ use crate::ids::NodeKey;
 use crate::metrics::Metrics;
 use crate::query::access::{readable, refusals};
 use crate::query::answer::{Answer, name_text, path_text};
+use crate::query::model::Model;
 use crate::query::options::Options;
 use crate::query::search::{Request, Searcher, vector_error};
 use crate::query::spaces::ToldSpaces;
 use crate::relation;
-use crate::semantic::embed::{Embedder, StaticModel};
+use crate::semantic::embed::Embedder;
 use crate::semantic::indexer::feed::Event;
 use crate::semantic::indexer::{Consequence, Indexer, IndexerOptions, IndexerParts};
 use crate::semantic::lexical::LexicalIndex;
 use crate::store::Store;
 pub use attributes::{PREFIX as XATTR_PREFIX, is_ours as is_our_xattr};
 pub use feed::Feed;
+use migrate::Migration;
+pub use migrate::{BUILT_IN, EmbedChoice};
 use passage_vectors::PassageVectors;
 use saved::SavedQuery;
 pub use status::Status;
@@ -78,6 +83,8 @@ pub struct KnowledgeOptions {
     pub socket: Option<PathBuf>,
     /// When files are indexed.
     pub index: IndexMode,
+    /// What makes the vectors of passages.
+    pub embed: EmbedChoice,
 }
 
 /// When files are indexed.
@@ -103,6 +110,8 @@ pub struct Knowledge {
     searcher: Searcher,
     indexer: Arc<Indexer>,
     spaces: Arc<ToldSpaces>,
+    vectors: Arc<Database>,
+    migration: Arc<Migration>,
     root: OwnedFd,
     started: Instant,
     mount: OnceLock<Mount>,
@@ -120,13 +129,13 @@ impl Knowledge {
         let store = Arc::new(Store::open(&options.store.join("catalog.sqlite"))?);
         let derived = options.store.join("derived");
         std::fs::create_dir_all(&derived)?;
-        let embedder: Arc<dyn Embedder> = Arc::new(StaticModel::built_in());
+        let embedder = options.embed.embedder(&store)?;
         let vectors = Arc::new(
             Database::open(&derived.join("vectors"), VectorOptions::default()).map_err(vector_error)?,
         );
         let passages = passage_space(&vectors, &*embedder)?;
         let words = Arc::new(open_words(&derived.join("words"))?);
-        let spaces = Arc::new(ToldSpaces::open(store.clone(), vectors)?);
+        let spaces = Arc::new(ToldSpaces::open(store.clone(), vectors.clone())?);
         let indexer = Indexer::start(IndexerParts {
             store: store.clone(),
             vectors: Arc::new(PassageVectors::new(passages.clone())),
@@ -141,24 +150,27 @@ impl Knowledge {
         })?;
         let searcher = Searcher {
             store: store.clone(),
-            passages,
+            model: ArcSwap::from_pointee(Model { embedder, passages }),
             spaces: spaces.clone(),
             words,
-            embedder,
             root: root.try_clone()?,
             remembered: Default::default(),
             answered: Default::default(),
         };
-        Ok(Arc::new(Knowledge {
+        let knowledge = Arc::new(Knowledge {
             options,
             store,
             searcher,
             indexer,
             spaces,
+            vectors,
+            migration: Arc::default(),
             root,
             started: Instant::now(),
             mount: OnceLock::new(),
-        }))
+        });
+        knowledge.resume_migration()?;
+        Ok(knowledge)
     }
 
     /// The store of the tree.
@@ -210,6 +222,7 @@ impl Knowledge {
     pub fn status(&self) -> Status {
         let counts = self.store.mirror().counts();
         let indexer = self.indexer.status();
+        let model = self.searcher.model.load();
         Status {
             generation: self.store.generation(),
             files: counts.files,
@@ -223,8 +236,9 @@ impl Knowledge {
             scanning: indexer.scanning,
             idle: self.indexer.wait_idle(Duration::ZERO),
             error: indexer.error,
-            embedder: self.searcher.embedder.id().to_owned(),
-            dim: self.searcher.embedder.dim(),
+            embedder: model.embedder.id().to_owned(),
+            dim: model.embedder.dim(),
+            migration: self.migration.json(),
             mountpoint: self.options.mountpoint.clone(),
             source: self.options.source.clone(),
             store: self.options.store_location.clone(),
@@ -492,6 +506,7 @@ impl Knowledge {
 
     /// Ends the indexer: what it has begun is committed, what waits is found again at the next start.
     pub fn stop(&self) {
+        self.migration.stop();
         self.indexer.stop();
     }
 }
@@ -514,8 +529,12 @@ fn saved_key(caller: &Caller, name: &OsStr) -> Vec<u8> {
 }
 
 /// The space of passages of an embedder: another embedder has another space.
+fn passage_space_name(embedder: &dyn Embedder) -> String {
+    format!("passages.{}", embedder.id())
+}
+
 fn passage_space(vectors: &Database, embedder: &dyn Embedder) -> Result<Arc<Space>> {
-    let name = format!("passages.{}", embedder.id());
+    let name = passage_space_name(embedder);
     match vectors.space(&name) {
         Ok(space) => Ok(space),
         Err(vexfs_vector::Error::UnknownSpace(_)) => vectors

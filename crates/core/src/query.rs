@@ -6,6 +6,7 @@ pub mod ask;
 mod filter;
 pub mod fuse;
 pub mod kinds;
+pub mod model;
 pub mod options;
 pub mod parse;
 mod quantity;

@@ -22,7 +22,7 @@ use vexfs_core::store::dir::StoreDir;
 use vexfs_core::txn::Desk;
 use vexfs_mount::adapter::{Adapter, AdapterOptions, stack_options};
 use vexfs_mount::mounting::{self, Mounted};
-use vexfs_mount::options::{Control, Embed, Http, MountOptions};
+use vexfs_mount::options::{Control, Http, MountOptions};
 use vexfs_mount::place::Place;
 use vexfs_mount::session::Session;
 use vexfs_mount::{MountError, Result};
@@ -133,11 +133,6 @@ pub(crate) fn compose(
     if options.http != Http::Off && options.ctl == Control::Off {
         return Err(MountError::Usage(
             "http=: with ctl=off nothing is indexed, and there is nothing to ask".into(),
-        ));
-    }
-    if options.embed != Embed::Auto {
-        return Err(MountError::Usage(
-            "embed=: this build has one embedder, the built-in one (auto)".into(),
         ));
     }
     let of_kernel = |source| MountError::Kernel {

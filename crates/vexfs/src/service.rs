@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vexfs_core::fs::ops::Caller;
-use vexfs_core::knowledge::{IndexMode, Knowledge, KnowledgeOptions};
+use vexfs_core::knowledge::{EmbedChoice, IndexMode, Knowledge, KnowledgeOptions};
 use vexfs_core::store::dir::{StoreDir, StoreLock};
 use vexfs_core::{Error, Result as CoreResult};
-use vexfs_mount::options::{Http, Index, MountOptions};
+use vexfs_mount::options::{Embed, Http, Index, MountOptions};
 use vexfs_mount::place::Place;
 use vexfs_server::{Key, Server};
 
@@ -46,7 +46,13 @@ impl Service {
             Index::Manual => IndexMode::Manual,
         };
         let root = place.source_dir.try_clone()?;
-        let mut service = Service::open(root, &place.source, Some(&place.mountpoint), index, store)?;
+        let embed = match &options.embed {
+            Embed::Auto => EmbedChoice::Recorded,
+            Embed::Off => EmbedChoice::Off,
+            Embed::Profile(name) => EmbedChoice::Profile(name.clone()),
+        };
+        let how = (index, embed);
+        let mut service = Service::open(root, &place.source, Some(&place.mountpoint), how, store)?;
         service.listen_also(&options.http, store)?;
         Ok(service)
     }
@@ -85,7 +91,7 @@ impl Service {
         root: std::os::fd::OwnedFd,
         source: &Path,
         mountpoint: Option<&Path>,
-        index: IndexMode,
+        (index, embed): (IndexMode, EmbedChoice),
         store: &StoreDir,
     ) -> vexfs_core::Result<Service> {
         // The store may lie below the mountpoint, or be readable to its owner only: others reach the daemon here.
@@ -103,6 +109,7 @@ impl Service {
                 mountpoint: mountpoint.map(Path::to_owned),
                 socket: Some(socket.clone()),
                 index,
+                embed,
             },
         )?;
         let mut servers = vec![Server::start(listen(&in_store, 0o600)?, knowledge.clone())?];
@@ -187,7 +194,7 @@ impl Unmounted {
         let store = StoreDir::open_or_create(directory, None, ".vexfs".as_ref())?;
         let lock = store.lock()?;
         let root = std::fs::File::open(directory).map_err(|e| Failure::from_io(&e, directory))?;
-        let service = Service::open(root.into(), directory, None, IndexMode::OnClose, &store)?;
+        let service = Service::open(root.into(), directory, None, Default::default(), &store)?;
         service.knowledge.scan()?;
         Ok(Unmounted {
             service,

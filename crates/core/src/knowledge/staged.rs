@@ -93,7 +93,7 @@ impl Teller for Knowledge {
         let cut = passages::split(text, extracted.form, StaticModel::built_in().tokenizer());
         let inputs: Vec<_> = cut.iter().map(|passage| passage.embedded(text)).collect();
         let inputs: Vec<&str> = inputs.iter().map(|input| &**input).collect();
-        let embedder = &self.searcher.embedder;
+        let embedder = &self.searcher.model.load().embedder;
         let mut rows = vec![0.0; inputs.len() * embedder.dim()];
         embedder.embed(&inputs, &mut rows)?;
         let mut sum = vec![0.0; embedder.dim()];

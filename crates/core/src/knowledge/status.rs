@@ -40,6 +40,9 @@ pub struct Status {
     pub embedder: String,
     /// Components of its vectors.
     pub dim: usize,
+    /// The migration to another embedder that is going on, or was the last: `to`, `running`, `done` and `all` files,
+    /// `error`.
+    pub migration: Option<Value>,
     /// Where the tree is mounted, if it is.
     pub mountpoint: Option<PathBuf>,
     /// The backing directory.
@@ -84,6 +87,16 @@ impl Status {
             "embedder",
             &format_args!("{} ({} dimensions, {})", self.embedder, self.dim, self.simd),
         );
+        if let Some(migration) = &self.migration {
+            let [to, error] = ["to", "error"].map(|name| migration[name].as_str());
+            let to = to.unwrap_or_default();
+            let state = match (migration["running"] == true, error) {
+                (true, _) => format!("to {to}: {} of {} files", migration["done"], migration["all"]),
+                (false, Some(error)) => format!("to {to} failed: {error}"),
+                (false, None) => format!("to {to} done"),
+            };
+            line("migration", &state);
+        }
         line("source", &path_text(&self.source));
         if let Some(mountpoint) = &self.mountpoint {
             line("mountpoint", &path_text(mountpoint));
@@ -131,6 +144,7 @@ impl Status {
             "error": self.error,
             "embedder": self.embedder,
             "dim": self.dim,
+            "migration": self.migration,
             "mountpoint": self.mountpoint.as_deref().map(path_text),
             "source": path_text(&self.source),
             "store": path_text(&self.store),

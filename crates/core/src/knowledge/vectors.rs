@@ -28,12 +28,13 @@ pub struct FileVector {
 impl Knowledge {
     /// The spaces, that of the embedder first, each a JSON object.
     pub fn spaces(&self) -> Result<Vec<Value>> {
-        let embedder = &self.searcher.embedder;
+        let model = self.searcher.model.load();
+        let embedder = &model.embedder;
         let mut spaces = vec![json!({
             "name": embedder.id(),
             "dim": embedder.dim(),
             "measure": "cosine",
-            "vectors": self.searcher.passages.len(),
+            "vectors": model.passages.len(),
             "derived": true,
         })];
         let told = self.store.read(|rows| {

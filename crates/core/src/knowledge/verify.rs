@@ -117,7 +117,7 @@ impl Knowledge {
     /// Each passage of the rows has a vector and words, and there are no others.
     fn verify_passages(&self, verdict: &mut Verdict) -> Result<()> {
         let words = self.searcher.words.snapshot();
-        let vectors = self.searcher.passages.snapshot();
+        let vectors = self.searcher.model.load().passages.snapshot();
         let mut named: HashSet<u64> = HashSet::new();
         let files: Vec<FileId> = self.store.mirror().iter().map(|(id, _)| id).collect();
         self.store.read(|rows| {
@@ -200,7 +200,7 @@ impl Knowledge {
     /// Every byte of the vector index and of the index of words fits its checksum.
     fn verify_checksums(&self, verdict: &mut Verdict) -> Result<()> {
         let mut spaces = self.spaces.all()?;
-        spaces.push(self.searcher.passages.clone());
+        spaces.push(self.searcher.model.load().passages.clone());
         verdict.count("spaces", spaces.len());
         for space in spaces {
             let findings = space.verify().into_iter();

@@ -57,6 +57,10 @@ impl Remembered {
         found.map(|(_, known, _)| known.clone())
     }
 
+    pub(super) fn clear(&self) {
+        self.answers.lock().clear();
+    }
+
     pub(super) fn put(&self, question: Question, known: Known) {
         let mut answers = self.answers.lock();
         // What an earlier generation answered is never asked for again.

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use rustc_hash::FxHashSet;
-use vexfs_vector::{Effort, Filter as VectorFilter, SearchParams, Space};
+use vexfs_vector::{Effort, Filter as VectorFilter, SearchParams};
 
 use super::access::readable;
 use super::answer::{Answer, Hit, HitPassage};
 use super::filter::Sieve;
 use super::fuse::{DEPTH, FusedFile, Scored, fuse};
+use super::model::Model;
 use super::options::{Mode, Options};
 use super::parse::{Filter, Query, TermKind, parse};
 use super::remembered::{Known, Question, Remembered};
@@ -22,7 +24,6 @@ use super::spaces::ToldSpaces;
 use crate::error::{Error, Result};
 use crate::fs::ops::Caller;
 use crate::ids::{FileId, Generation, NodeKey, PassageId};
-use crate::semantic::embed::Embedder;
 use crate::semantic::lexical::{LexicalIndex, Limit, Snapshot, Wanted, Words};
 use crate::store::Store;
 use crate::store::file::State;
@@ -80,14 +81,12 @@ pub struct Fresh {
 pub struct Searcher {
     /// The catalog.
     pub store: Arc<Store>,
-    /// Vectors of passages.
-    pub passages: Arc<Space>,
+    /// The embedder and its vectors of passages.
+    pub model: ArcSwap<Model>,
     /// Vectors that programs set on files.
     pub spaces: Arc<ToldSpaces>,
     /// Words of passages.
     pub words: Arc<LexicalIndex>,
-    /// Embeds queries as it embedded the passages.
-    pub embedder: Arc<dyn Embedder>,
     /// The backing directory.
     pub root: OwnedFd,
     /// Answers to be given again.
@@ -98,6 +97,7 @@ pub struct Searcher {
 
 /// What the two indexes are asked.
 pub(super) struct Asked {
+    model: Arc<Model>,
     vector: Option<Vec<f32>>,
     /// The space that the vector is of; the embedder's when absent.
     space: Option<String>,
@@ -107,6 +107,12 @@ pub(super) struct Asked {
 }
 
 impl Searcher {
+    /// Answers from another model from now on, and forgets what was answered from the one before.
+    pub fn set_model(&self, model: Arc<Model>) {
+        self.model.store(model);
+        self.remembered.clear();
+    }
+
     /// Queries answered so far.
     pub fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
@@ -215,6 +221,7 @@ impl Searcher {
     }
 
     fn asked(&self, request: &Request<'_>, query: &Query, scope: Option<FileId>) -> Result<Asked> {
+        let model = self.model.load_full();
         let space = match &request.what {
             What::Vector {
                 space: Some(space), ..
@@ -223,16 +230,17 @@ impl Searcher {
         };
         // The embedder's own name means its space.
         let space = space
-            .filter(|space| *space != self.embedder.id())
+            .filter(|space| *space != model.embedder.id())
             .map(str::to_owned);
         let like = match &request.what {
             What::Vector { vector, .. } => {
                 let vector = if space.is_some() {
                     vector.clone()
                 } else {
-                    self.checked(vector)?
+                    checked(&model, vector)?
                 };
                 return Ok(Asked {
+                    model,
                     vector: Some(vector),
                     space,
                     words: Words::default(),
@@ -250,9 +258,10 @@ impl Searcher {
                     .store
                     .read(|rows| rows.vector(file, space))?
                     .map(|told| told.value),
-                None => self.centroid(file)?,
+                None => self.centroid(&model, file)?,
             };
             return Ok(Asked {
+                model,
                 vector,
                 space,
                 words: words(query),
@@ -267,7 +276,14 @@ impl Searcher {
         }
         let vector = match text.is_empty() || request.options.mode == Mode::Text {
             true => None,
-            false => self.embedded(&text)?,
+            false => match embedded(&model, &text) {
+                // Words find without meaning; meaning alone has nothing to fall back on.
+                Err(Error::Embedder(what)) if request.options.mode == Mode::Hybrid => {
+                    tracing::warn!(what, "a question was answered by words alone");
+                    None
+                }
+                vector => vector?,
+            },
         };
         let words = if request.options.mode == Mode::Vec {
             Words::default()
@@ -275,18 +291,12 @@ impl Searcher {
             words(query)
         };
         Ok(Asked {
+            model,
             vector,
             space: None,
             words,
             except: None,
         })
-    }
-
-    /// The query's vector; none for a text of unknown words, which is similar to nothing.
-    fn embedded(&self, text: &str) -> Result<Option<Vec<f32>>> {
-        let mut vector = vec![0.0; self.embedder.dim()];
-        self.embedder.embed(&[text], &mut vector)?;
-        Ok(vector.iter().any(|&x| x != 0.0).then_some(vector))
     }
 
     /// The file at a path below the root, for a caller who may read it. To others it is not there.
@@ -299,25 +309,14 @@ impl Searcher {
         }
     }
 
-    fn checked(&self, vector: &[f32]) -> Result<Vec<f32>> {
-        if vector.len() == self.embedder.dim() {
-            return Ok(vector.to_vec());
-        }
-        Err(Error::Invalid(format!(
-            "vector of {} components, expected {}",
-            vector.len(),
-            self.embedder.dim()
-        )))
-    }
-
     /// The mean of a file's passage vectors; none when it has none.
-    fn centroid(&self, file: FileId) -> Result<Option<Vec<f32>>> {
+    fn centroid(&self, model: &Model, file: FileId) -> Result<Option<Vec<f32>>> {
         let passages = self.store.read(|rows| rows.passages(file))?;
-        let mut sum = vec![0.0f32; self.embedder.dim()];
+        let mut sum = vec![0.0f32; model.embedder.dim()];
         let mut one = Vec::new();
         let mut found = false;
         for row in passages.known() {
-            if self
+            if model
                 .passages
                 .get(PassageId::new(file, row.slot).0, &mut one)
                 .map_err(vector_error)?
@@ -345,7 +344,7 @@ impl Searcher {
         ) {
             (None, true) => return self.listed(sieve, wanted, sight),
             // With one list empty the other has all the weight.
-            _ => self.embedder.hybrid_weight(),
+            _ => asked.model.embedder.hybrid_weight(),
         };
         let looked_up = snapshot.look_up(&asked.words)?;
         let mut files = DEPTH.max(wanted);
@@ -406,7 +405,11 @@ impl Searcher {
                         selectivity: sieve.selectivity(&mirror),
                     });
                 }
-                let found = self.passages.search(vector, &params).map_err(vector_error)?;
+                let found = asked
+                    .model
+                    .passages
+                    .search(vector, &params)
+                    .map_err(vector_error)?;
                 vectors.extend(found.iter().map(|n| Scored {
                     id: PassageId(n.id),
                     score: 1.0 - n.distance,
@@ -521,6 +524,24 @@ impl Searcher {
             hydrated.collect()
         })
     }
+}
+
+/// The query's vector; none for a text of unknown words, which is similar to nothing.
+fn embedded(model: &Model, text: &str) -> Result<Option<Vec<f32>>> {
+    let mut vector = vec![0.0; model.embedder.dim()];
+    model.embedder.embed(&[text], &mut vector)?;
+    Ok(vector.iter().any(|&x| x != 0.0).then_some(vector))
+}
+
+fn checked(model: &Model, vector: &[f32]) -> Result<Vec<f32>> {
+    if vector.len() == model.embedder.dim() {
+        return Ok(vector.to_vec());
+    }
+    Err(Error::Invalid(format!(
+        "vector of {} components, expected {}",
+        vector.len(),
+        model.embedder.dim()
+    )))
 }
 
 /// The question by which an answer is remembered; none where it rests on more than the rights to what it shows: on another

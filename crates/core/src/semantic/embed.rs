@@ -1,8 +1,12 @@
 //! Embedders: texts in, vectors of unit length out.
 
+pub mod endpoint;
+pub mod profile;
 pub mod static_model;
 pub mod wordpiece;
 
+pub use endpoint::Endpoint;
+pub use profile::Profile;
 pub use static_model::StaticModel;
 pub use wordpiece::WordPiece;
 
@@ -22,6 +26,32 @@ pub trait Embedder: Send + Sync {
     /// known token gives a row of zeros, which is similar to nothing. After an error the content of `out` is
     /// undefined.
     fn embed(&self, texts: &[&str], out: &mut [f32]) -> Result<()>;
+}
+
+/// Embeds nothing: files are found by their words alone.
+pub struct NoEmbedder;
+
+impl Embedder for NoEmbedder {
+    fn id(&self) -> &str {
+        "none"
+    }
+
+    fn dim(&self) -> usize {
+        1
+    }
+
+    fn hybrid_weight(&self) -> f32 {
+        0.0
+    }
+
+    fn tokens_max(&self) -> usize {
+        0
+    }
+
+    fn embed(&self, _: &[&str], out: &mut [f32]) -> Result<()> {
+        out.fill(0.0);
+        Ok(())
+    }
 }
 
 impl<E: Embedder> Embedder for &E {

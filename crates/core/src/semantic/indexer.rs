@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
@@ -169,12 +170,17 @@ enum Stage {
     Commit,
 }
 
+/// An embedder and where its vectors go.
+struct Model {
+    embedder: Arc<dyn Embedder>,
+    vectors: Arc<dyn Vectors>,
+}
+
 /// What the threads share.
 pub(crate) struct Shared {
     store: Arc<Store>,
-    vectors: Arc<dyn Vectors>,
+    model: ArcSwap<Model>,
     words: Arc<dyn Words>,
-    embedder: Arc<dyn Embedder>,
     tree: Tree,
     rules: Rules,
     options: IndexerOptions,
@@ -225,9 +231,8 @@ impl Indexer {
         let suspicious = marks.overflowed();
         let shared = Arc::new(Shared {
             store,
-            vectors,
+            model: ArcSwap::from_pointee(Model { embedder, vectors }),
             words,
-            embedder,
             tree,
             rules: Rules::new(options.rules.clone()),
             marks,
@@ -375,13 +380,40 @@ impl Indexer {
         shared.epoch.fetch_add(1, Ordering::AcqRel);
         shared.queue.notify(FileId(0), &[]);
         let tag = shared.next_tag();
-        shared.vectors.clear(tag)?;
+        shared.model.load().vectors.clear(tag)?;
         shared.words.clear(tag)?;
         shared.store.write(|tx| {
             tx.set_watermark(Derived::Vectors, tag)?;
             tx.set_watermark(Derived::Words, tag)
         })?;
         tracing::info!(files = ids.len(), "the index is made anew");
+        Ok(())
+    }
+
+    /// Goes over to another embedder, whose vectors are all there but for what `finish` adds while nothing can be
+    /// committed; they get the tag that it is given. `record` joins the commit that makes it so, `switched` runs before
+    /// anything else can be committed. After an error the embedder is that of before.
+    pub fn switch(
+        &self,
+        embedder: Arc<dyn Embedder>,
+        vectors: Arc<dyn Vectors>,
+        finish: impl FnOnce(u64) -> Result<()>,
+        record: impl FnOnce(&mut Tx<'_>) -> Result<()>,
+        switched: impl FnOnce(),
+    ) -> Result<()> {
+        let shared = &self.shared;
+        let _alone = shared.committing.lock();
+        let tag = shared.next_tag();
+        finish(tag)?;
+        shared.store.write(|tx| {
+            tx.set_watermark(Derived::Vectors, tag)?;
+            recover::record_recipe(tx, &*embedder)?;
+            record(tx)
+        })?;
+        // What was prepared with the embedder before is prepared anew.
+        shared.model.store(Arc::new(Model { embedder, vectors }));
+        shared.epoch.fetch_add(1, Ordering::AcqRel);
+        switched();
         Ok(())
     }
 

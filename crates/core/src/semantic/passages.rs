@@ -60,18 +60,22 @@ impl Passage {
 
     /// What is embedded for it: its text, below the headings around it where they do not stand in it.
     pub fn embedded<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        let body = &text[self.bytes.clone()];
-        let innermost = self.heading.rsplit(" > ").next().unwrap_or("");
-        if innermost.is_empty()
-            || body
-                .lines()
-                .take(HEADING_LINES)
-                .any(|line| line.contains(innermost))
-        {
-            return Cow::Borrowed(body);
-        }
-        Cow::Owned(format!("{}\n{body}", self.heading))
+        embedded(&self.heading, &text[self.bytes.clone()])
     }
+}
+
+/// What is embedded for a passage of this text below these headings.
+pub fn embedded<'t>(heading: &str, body: &'t str) -> Cow<'t, str> {
+    let innermost = heading.rsplit(" > ").next().unwrap_or("");
+    if innermost.is_empty()
+        || body
+            .lines()
+            .take(HEADING_LINES)
+            .any(|line| line.contains(innermost))
+    {
+        return Cow::Borrowed(body);
+    }
+    Cow::Owned(format!("{heading}\n{body}"))
 }
 
 /// A passage that holds its own heading has it in its first lines, below comments at most.

@@ -167,6 +167,15 @@ impl Rows<'_> {
         rows.map(|id| Ok(FileId(id? as u64))).collect()
     }
 
+    /// Files with passages that were indexed by a later commit than this one, in the order of their ids.
+    pub fn indexed_since(&self, generation: Generation) -> Result<Vec<FileId>> {
+        let mut statement = self
+            .0
+            .prepare_cached("SELECT id FROM file WHERE generation > ? AND passage_count > 0 ORDER BY id")?;
+        let rows = statement.query_map([generation.0 as i64], |row| row.get::<_, i64>(0))?;
+        rows.map(|id| Ok(FileId(id? as u64))).collect()
+    }
+
     /// The tag that a derived index had when the last commit named its content.
     pub fn watermark(&self, derived: Derived) -> Result<u64> {
         Ok(schema::meta(self.0, derived.key())?.unwrap_or(0))

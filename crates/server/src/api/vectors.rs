@@ -17,6 +17,7 @@ use super::{From, Shared, read, verb};
 pub(super) fn routes() -> Router<Arc<Knowledge>> {
     Router::new()
         .route("/v1/spaces", get(list).post(create).delete(drop_space))
+        .route("/v1/spaces/migrate", post(migrate))
         .route("/v1/vectors/import", post(import))
         .route("/v1/vectors/export", post(export))
 }
@@ -38,6 +39,21 @@ async fn create(State(knowledge): Shared, from: From, body: Bytes) -> Response {
     verb(from, move |_| {
         let body: SpaceBody = read(&body)?;
         knowledge.space_create(&body.name, body.dim, body.measure.as_deref().unwrap_or("cosine"))?;
+        Ok(json!({}))
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MigrateBody {
+    to: String,
+}
+
+/// Begins; the status tells how far it is.
+async fn migrate(State(knowledge): Shared, from: From, body: Bytes) -> Response {
+    verb(from, move |caller| {
+        knowledge.migrate(caller, &read::<MigrateBody>(&body)?.to)?;
         Ok(json!({}))
     })
     .await

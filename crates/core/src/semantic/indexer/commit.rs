@@ -105,7 +105,7 @@ fn commit(shared: &Shared, batch: &mut [Job]) -> Result<()> {
     let vectors_done = std::thread::scope(|scope| {
         let apply = scope.spawn(|| {
             if has_vectors {
-                shared.vectors.apply(&vectors, tag)
+                shared.model.load().vectors.apply(&vectors, tag)
             } else {
                 Ok(())
             }

@@ -290,9 +290,10 @@ fn index(
     let (slots, fresh) = assign_slots(before.known(), &hashes);
 
     let inputs: Vec<&str> = fresh.iter().map(|i| &*inputs[*i]).collect();
-    let dim = shared.embedder.dim();
+    let embedder = &shared.model.load().embedder;
+    let dim = embedder.dim();
     let mut values = vec![0.0; inputs.len() * dim];
-    shared.embedder.embed(&inputs, &mut values)?;
+    embedder.embed(&inputs, &mut values)?;
 
     let mut vectors = VectorChanges::default();
     match before {

@@ -16,10 +16,10 @@ use super::{Explanation, Shared};
 use crate::error::{Error, Result};
 use crate::ids::Generation;
 use crate::semantic::embed::Embedder;
-use crate::store::Store;
 use crate::store::catalog::Derived;
 use crate::store::file::{Kind, State};
 use crate::store::naming::Want;
+use crate::store::{Store, Tx};
 
 /// The way from a file to its passages; another number makes everything anew.
 const PIPELINE: u32 = 2;
@@ -31,7 +31,7 @@ pub(super) fn recover(
     words: &dyn Words,
     embedder: &dyn Embedder,
 ) -> Result<u64> {
-    let recipe = format!("{PIPELINE} {} {}", embedder.id(), embedder.dim());
+    let recipe = recipe(embedder);
     let (vectors_named, words_named, recipe_named) = store.read(|rows| {
         Ok((
             rows.watermark(Derived::Vectors)?,
@@ -59,9 +59,19 @@ pub(super) fn recover(
         store.write(|tx| tx.distrust_derived(false))?;
     }
     if recipe_named.is_none_or(|named| named != recipe.as_bytes()) {
-        store.write(|tx| tx.save("index", b"recipe", Some(recipe.as_bytes())))?;
+        store.write(|tx| record_recipe(tx, embedder))?;
     }
     Ok(highest)
+}
+
+/// What the derived indexes are made by.
+fn recipe(embedder: &dyn Embedder) -> String {
+    format!("{PIPELINE} {} {}", embedder.id(), embedder.dim())
+}
+
+/// Writes down what the derived indexes are made by.
+pub(super) fn record_recipe(tx: &mut Tx<'_>, embedder: &dyn Embedder) -> Result<()> {
+    tx.save("index", b"recipe", Some(recipe(embedder).as_bytes()))
 }
 
 /// Why a path is in the index or not.
