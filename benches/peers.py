@@ -8,7 +8,7 @@
     /tmp/peers/bin/python benches/peers.py /tmp/clustered --ours target/release/performance_benchmark
 
 `just peers` does all of it. Rates are queries per second of CPU time, the best of five passes over all queries,
-interpolated between the two efforts around a recall@10; ours is measured before and after the peers and the mean of both
+interpolated between the two efforts around a recall@10; every index gets all queries in one call; ours is measured before and after the peers and the mean of both
 is given, because the rate of a shared machine drifts. The measure is squared L2. hnswlib, usearch and faiss have M=16 and
 efConstruction=200; SymphonyQG has degree 32 and ef 200. Bytes are those of an index in memory with its rows: the size of
 its serialised form, or what it says itself. Indexes are kept beside the data, so a second run does not build them again.

@@ -21,11 +21,12 @@
 mod arena;
 mod batch;
 mod beam;
+mod crew;
 mod delete;
 mod entry;
 mod grace;
 mod insert;
-mod paging;
+mod pack;
 mod persist;
 mod prune;
 mod search;
@@ -45,7 +46,6 @@ use entry::Entries;
 use grace::Grace;
 use search::Scratch;
 
-pub use paging::Pager;
 pub use search::Effort;
 
 /// No edge, no slot, no row.

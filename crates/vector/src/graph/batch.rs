@@ -18,9 +18,9 @@ pub(super) struct Batch {
 unsafe impl Send for Batch {}
 
 impl Batch {
-    /// Measures all slots, none of which is vacant. The codes of all are asked from memory before the first is read.
+    /// Asks the memory for the codes of all slots, none of which is vacant.
     #[inline]
-    pub(super) fn measure(&mut self, graph: &Graph, query: &NibbleQuery) {
+    pub(super) fn fetch(&mut self, graph: &Graph) {
         self.codes.clear();
         for &slot in &self.slots {
             let code = graph.codes.at(slot).cast_const();
@@ -30,6 +30,11 @@ impl Batch {
             prefetch(graph.factors.at(slot));
             self.codes.push(code);
         }
+    }
+
+    /// Measures the slots that were fetched.
+    #[inline]
+    pub(super) fn measure(&mut self, graph: &Graph, query: &NibbleQuery) {
         self.sums.resize(self.codes.len(), 0);
         // SAFETY: each pointer is the code of a slot that is not vacant, `query.codes().len() / 2` bytes long.
         unsafe {

@@ -55,12 +55,20 @@ impl Graph {
             return Ok(slot);
         }
         let slot = self.used.load(Ordering::Acquire);
-        for arena in [&self.codes, &self.factors, &self.edges, &self.rows] {
-            arena.reserve(slot)?;
-        }
-        self.vacancies.reserve(slot / 32)?;
+        self.reserve_slots(slot as usize + 1)?;
         self.used.store(slot + 1, Ordering::Release);
         Ok(slot)
+    }
+
+    /// Makes room for so many slots.
+    pub(super) fn reserve_slots(&self, slots: usize) -> Result<(), GraphError> {
+        let Some(last) = slots.checked_sub(1) else {
+            return Ok(());
+        };
+        for arena in [&self.codes, &self.factors, &self.edges, &self.rows] {
+            arena.reserve(last as u32)?;
+        }
+        Ok(self.vacancies.reserve(last as u32 / 32)?)
     }
 
     fn write_code(&self, slot: u32, vector: &[f32]) {

@@ -30,6 +30,17 @@ impl Effort {
     }
 }
 
+/// The width of an unfiltered walk.
+#[derive(Clone, Copy)]
+pub(super) struct Width {
+    /// Nodes expanded.
+    pub(super) ef: usize,
+    /// Nodes kept.
+    pub(super) keep: usize,
+    /// Rows wanted of those kept.
+    pub(super) count: usize,
+}
+
 /// Working memory of one search or insert, reused.
 #[derive(Default)]
 pub(super) struct Scratch {
@@ -92,29 +103,33 @@ impl Graph {
         }
     }
 
-    /// [`Graph::search`] for several queries, one after the other in `queries`, on up to `threads` threads.
+    /// [`Graph::search`] for several queries on up to `threads` threads. Without a filter those of a thread take turns, so
+    /// that one computes while another waits for memory.
     ///
     /// # Errors
     /// [`GraphError::WrongDimension`] or [`GraphError::NotFinite`] of any query.
     pub fn search_batch(
         &self,
-        queries: &[f32],
+        queries: &[&[f32]],
         k: usize,
         effort: Effort,
         allowed: Allowed<'_>,
         rows: &dyn Rows,
         threads: usize,
     ) -> Result<Vec<Vec<(u32, f32)>>, GraphError> {
-        if !queries.len().is_multiple_of(self.dim()) {
-            return Err(GraphError::WrongDimension {
-                want: self.dim(),
-                got: queries.len() % self.dim(),
-            });
+        queries.iter().try_for_each(|query| self.check_query(query))?;
+        if !allowed.is_all() {
+            let one = |i: usize| self.search(queries[i], k, effort, allowed, rows);
+            return crate::scan::in_parallel(queries.len(), threads, one)
+                .into_iter()
+                .collect();
         }
-        let one = |i: usize| self.search(&queries[i * self.dim()..][..self.dim()], k, effort, allowed, rows);
-        crate::scan::in_parallel(queries.len() / self.dim(), threads, one)
-            .into_iter()
-            .collect()
+        let share = queries.len().div_ceil(threads.max(1)).max(1);
+        let parts: Vec<_> = queries.chunks(share).collect();
+        let answers = crate::scan::in_parallel(parts.len(), threads, |i| {
+            self.search_in_turns(parts[i], k, effort, rows)
+        });
+        Ok(answers.into_iter().flatten().collect())
     }
 
     /// The smallest beam with which the sample's recall reaches `target`, found by comparing with an exact scan; the
@@ -179,30 +194,45 @@ impl Graph {
         Ok(self.with_scratch(|s| {
             self.prepare(query, &mut s.query, &mut s.work);
             if allowed.is_all() {
-                let spare = self.spare_for_marked(effort.ef);
-                let keep = effort.ef.max(count).saturating_add(spare);
-                self.walk(s, effort.ef + spare, keep);
-                let full = s.beam.keys().len() == keep;
-                // A node that is marked, or was deleted since, has no row.
-                let met = self.rows_of(s.beam.keys(), count);
-                // So many marked ones lie here that a walk has to look past them.
-                if met.len() >= count || !full || spare == 0 {
-                    return met;
-                }
+                let width = self.width(effort, count);
+                self.walk(s, width.ef, width.keep);
+                return self.met_by(s, width, effort);
             }
             self.walk_filtered(s, effort.ef, allowed);
             self.rows_of(&s.found, count)
         }))
     }
 
-    /// How many more nodes a walk looks at so that the marked ones among them do not count.
-    fn spare_for_marked(&self, ef: usize) -> usize {
-        if self.marked() == 0 { 0 } else { 8 + ef / 8 }
+    /// The rows of what an unfiltered walk of this width met: the nearest `width.count`. A node that is marked, or was
+    /// deleted since, has none; where so many lie here that too few are left, the walk is done again past them.
+    pub(super) fn met_by(&self, s: &mut Scratch, width: Width, effort: Effort) -> Vec<(u32, f32)> {
+        let full = s.beam.keys().len() == width.keep;
+        let met = self.rows_of(s.beam.keys(), width.count);
+        if met.len() >= width.count || !full || width.keep == width.count.max(effort.ef) {
+            return met;
+        }
+        self.walk_filtered(s, effort.ef, Allowed::All);
+        self.rows_of(&s.found, width.count)
+    }
+
+    /// How wide a walk must be to meet `count` rows, marked ones not counted.
+    pub(super) fn width(&self, effort: Effort, count: usize) -> Width {
+        let spare = if self.marked() == 0 { 0 } else { 8 + effort.ef / 8 };
+        Width {
+            ef: effort.ef + spare,
+            keep: effort.ef.max(count).saturating_add(spare),
+            count,
+        }
+    }
+
+    /// Asks the memory for the words that say which rows these nodes are.
+    pub(super) fn prefetch_row_words(&self, keys: &[Key]) {
+        keys.iter()
+            .for_each(|&key| prefetch(self.rows.at(beam::slot(key))));
     }
 
     fn rows_of(&self, keys: &[Key], count: usize) -> Vec<(u32, f32)> {
-        keys.iter()
-            .for_each(|&key| prefetch(self.rows.at(beam::slot(key))));
+        self.prefetch_row_words(keys);
         let there = |&key: &Key| Some((self.row_of(beam::slot(key))?, beam::distance(key)));
         keys.iter().filter_map(there).take(count).collect()
     }

@@ -316,21 +316,12 @@ fn damaged_bytes_are_refused_or_give_wrong_answers_but_never_panic() {
 }
 
 #[test]
-fn pages_do_not_repeat_and_range_is_what_it_says() {
+fn a_range_is_what_it_says() {
     let (data, queries) = set();
     let rows = SliceRows::new(DIM, RowSlice::F32(&data));
     let graph = build(&data, DIM, Measure::L2);
     let q = &queries[..DIM];
     let truth = exact(q, Measure::L2, &rows, Allowed::All, 60);
-    let mut pager = Pager::new(q, 80);
-    let pages: Vec<(u32, f32)> = (0..3)
-        .flat_map(|_| pager.next_page(&graph, 20, Allowed::All, &rows).unwrap())
-        .collect();
-    let found = truth.iter().filter(|t| pages.contains(t)).count();
-    let mut unique: Vec<u32> = pages.iter().map(|p| p.0).collect();
-    unique.sort_unstable();
-    unique.dedup();
-    assert!(unique.len() == 60 && found >= 56, "{found} of the first 60");
     let within = graph
         .search_range(q, truth[50].1, 32, Allowed::All, &rows)
         .unwrap();
@@ -339,6 +330,65 @@ fn pages_do_not_repeat_and_range_is_what_it_says() {
         "{}",
         within.len()
     );
+}
+
+/// Every third row is deleted, so that some walks have to look past many marked nodes.
+#[test]
+fn searches_that_take_turns_find_what_each_finds_alone() {
+    let (data, queries) = set();
+    let rows = SliceRows::new(DIM, RowSlice::F32(&data));
+    let graph = build(&data, DIM, Measure::Cosine);
+    let each: Vec<&[f32]> = queries.chunks_exact(DIM).collect();
+    for round in 0..2 {
+        for (k, ef) in [(1, 4), (10, 30), (70, 20)] {
+            let effort = Effort::new(ef, k);
+            for threads in [1, 3, 100] {
+                let together = graph
+                    .search_batch(&each, k, effort, Allowed::All, &rows, threads)
+                    .unwrap();
+                assert_eq!(together.len(), each.len());
+                for (q, found) in each.iter().zip(&together) {
+                    assert_eq!(*found, graph.search(q, k, effort, Allowed::All, &rows).unwrap());
+                    assert_eq!(found.len(), k, "round {round}");
+                }
+            }
+        }
+        (0..N as u32)
+            .step_by(3)
+            .for_each(|row| assert!(graph.delete(row) || round > 0));
+    }
+    let none = graph.search_batch(&[], 3, Effort::new(9, 3), Allowed::All, &rows, 4);
+    assert!(none.unwrap().is_empty());
+}
+
+#[test]
+fn a_packed_copy_has_the_same_rows_and_recall_and_can_be_changed() {
+    let (data, queries) = set();
+    let rows = SliceRows::new(DIM, RowSlice::F32(&data));
+    let graph = build(&data, DIM, Measure::L2);
+    (0..N as u32 / 2).for_each(|row| assert!(graph.delete(row)));
+    graph.sweep();
+    (N as u32 / 2..N as u32 * 3 / 4).for_each(|row| assert!(graph.delete(row)));
+    let packed = graph.packed().unwrap();
+    assert_eq!((packed.len(), packed.marked()), (N / 4, 0));
+    assert!((0..N as u32).all(|row| packed.contains(row) == graph.contains(row)));
+    assert!(packed.bytes() < graph.bytes());
+    let distance_apart = |graph: &Graph| {
+        let apart = |slot: u32| graph.edges_of(slot).map(move |to| u64::from(slot.abs_diff(to)));
+        (0..graph.used.load(Ordering::Relaxed))
+            .flat_map(apart)
+            .sum::<u64>()
+    };
+    assert!(distance_apart(&packed) * 2 < distance_apart(&graph));
+    for row in 0..N as u32 / 2 {
+        packed.insert(row, &data[row as usize * DIM..][..DIM]).unwrap();
+    }
+    let r = recall(&packed, &rows, &queries, Allowed::All, 80);
+    assert!(r >= 0.95, "recall {r}");
+    let empty = Graph::new(DIM, Measure::L2, GraphParams::default())
+        .packed()
+        .unwrap();
+    assert!(empty.is_empty());
 }
 
 #[test]

@@ -18,17 +18,29 @@ impl Graph {
     /// Fills the beam of `s` with the `keep` nearest nodes it meets, marked ones included, and expands the `ef` nearest
     /// of them: `keep` beyond `ef` costs next to nothing and saves what the estimates put a few places too far back.
     pub(super) fn walk(&self, s: &mut Scratch, ef: usize, keep: usize) {
-        s.visited.reset(self.used.load(Ordering::Acquire));
-        s.beam.reset(ef, keep);
-        self.start(s, |s, key| s.beam.push(key));
+        self.begin(s, ef, keep);
         while let Some(key) = s.beam.pop() {
             if let Some(next) = s.beam.peek() {
                 self.prefetch_edges(beam::slot(next));
             }
-            self.expand(s, beam::slot(key));
-            let Scratch { batch, beam, .. } = s;
-            batch.each_within(beam.limit_distance(), |key| beam.push(key));
+            self.look_around(s, beam::slot(key));
+            self.meet(s);
         }
+    }
+
+    /// Readies `s` for a walk and puts its starts into the beam.
+    pub(super) fn begin(&self, s: &mut Scratch, ef: usize, keep: usize) {
+        s.visited.reset(self.used.load(Ordering::Acquire));
+        s.beam.reset(ef, keep);
+        self.start(s, |s, key| s.beam.push(key));
+    }
+
+    /// Measures the neighbours that were found and puts those that are near enough into the beam.
+    #[inline]
+    pub(super) fn meet(&self, s: &mut Scratch) {
+        s.batch.measure(self, &s.query);
+        let Scratch { batch, beam, .. } = s;
+        batch.each_within(beam.limit_distance(), |key| beam.push(key));
     }
 
     /// Fills `found` with the `ef` nearest allowed nodes. The beam is wide enough to pass through what is not allowed.
@@ -60,7 +72,8 @@ impl Graph {
             if let Some(next) = s.beam.peek() {
                 self.prefetch_edges(beam::slot(next));
             }
-            self.expand(s, beam::slot(key));
+            self.look_around(s, beam::slot(key));
+            s.batch.measure(self, &s.query);
             let Scratch { batch, beam, .. } = s;
             batch.each_within(limit, |key| limit = meet(beam, key));
         }
@@ -98,15 +111,10 @@ impl Graph {
         }
     }
 
-    /// Measures the unseen neighbours of a node. The codes of all are asked from memory before the first is read.
+    /// Finds the unseen neighbours of a node and asks the memory for the codes of all before the first is read.
     #[inline]
-    fn expand(&self, s: &mut Scratch, slot: u32) {
-        let Scratch {
-            query,
-            visited,
-            batch,
-            ..
-        } = s;
+    pub(super) fn look_around(&self, s: &mut Scratch, slot: u32) {
+        let Scratch { visited, batch, .. } = s;
         let list = self.edge_words(slot);
         let edges = list
             .iter()
@@ -116,10 +124,10 @@ impl Graph {
         if self.vacant.load(Ordering::SeqCst) > 0 {
             batch.slots.retain(|&to| !self.is_vacant(to));
         }
-        batch.measure(self, query);
+        batch.fetch(self);
     }
 
-    fn prefetch_edges(&self, slot: u32) {
+    pub(super) fn prefetch_edges(&self, slot: u32) {
         let start = self.edges.at(slot).cast_const();
         (0..self.edges.stride())
             .step_by(64)

@@ -83,6 +83,7 @@ impl Space {
             return Ok(true);
         }
         if indexing.graph.len() > 2 * indexing.calibrated {
+            indexing.pack();
             indexing.calibrate(&state);
             self.publish_walk(indexing);
             return Ok(true);
@@ -385,6 +386,15 @@ impl Indexing {
         }
         self.spots = Arc::new(spots);
         keys
+    }
+
+    /// Puts nodes that lead to each other side by side, now that the graph has doubled. For a moment there are two; where
+    /// there is no memory for that it stays as it is.
+    fn pack(&mut self) {
+        match self.graph.packed() {
+            Ok(packed) => self.graph = Arc::new(packed),
+            Err(e) => tracing::debug!(error = %e, "the graph is not packed"),
+        }
     }
 
     /// Measures how wide a walk must be. The queries are rows, which find themselves, so the beams get a margin.

@@ -65,7 +65,17 @@ impl State {
         query: &[f32],
         params: &SearchParams<'_>,
     ) -> Vec<Neighbor> {
-        let mut found = Vec::new();
+        let mut answers = self.search_each(config, &[query], params);
+        answers.pop().expect("an answer for each query")
+    }
+
+    /// [`State::search`] for each of the queries.
+    pub(super) fn search_each(
+        &self,
+        config: SpaceConfig,
+        queries: &[&[f32]],
+        params: &SearchParams<'_>,
+    ) -> Vec<Vec<Neighbor>> {
         // Nothing is gained by asking for more than there is, and smaller numbers cannot overflow.
         let limit = self.live as usize;
         let effort = match params.effort {
@@ -77,18 +87,30 @@ impl State {
             effort,
             ..*params
         };
-        if params.k > 0 {
-            let search = Search {
-                config,
-                query,
-                params,
-            };
-            match self.walk(&search) {
-                Some(walked) => found = walked,
-                None => self.views().for_each(|view| search.view(view, &mut found)),
-            }
+        if params.k == 0 {
+            return vec![Vec::new(); queries.len()];
         }
-        nearest(found, params)
+        let of = |&query| Search {
+            config,
+            query,
+            params,
+        };
+        let searches: Vec<Search<'_>> = queries.iter().map(of).collect();
+        let found = match searches.as_slice() {
+            [_, _, ..] => self.walk_together(&searches),
+            _ => None,
+        };
+        let found = found.unwrap_or_else(|| searches.iter().map(|search| self.found(search)).collect());
+        found.into_iter().map(|found| nearest(found, params)).collect()
+    }
+
+    /// All that may be among the nearest, in no order.
+    fn found(&self, search: &Search<'_>) -> Vec<Neighbor> {
+        self.walk(search).unwrap_or_else(|| {
+            let mut found = Vec::new();
+            self.views().for_each(|view| search.view(view, &mut found));
+            found
+        })
     }
 }
 

@@ -1,15 +1,16 @@
 //! A version of a space, held by a reader.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use parking_lot::Mutex;
 
 use super::pages::Pages;
 use super::search::{self, SearchParams};
 use super::{SpaceConfig, State};
 use crate::error::{Error, Result};
 use crate::measure::Neighbor;
+use crate::scan::in_parallel;
+
+/// Queries of a batch that are searched as one job.
+const TOGETHER: usize = 64;
 
 /// A space as it was at one commit. Holding one keeps its files' bytes on disk, not more.
 #[derive(Clone)]
@@ -116,20 +117,12 @@ impl Snapshot {
         queries
             .iter()
             .try_for_each(|query| search::check(self.config, query, params))?;
-        let (next, answers) = (AtomicUsize::new(0), Mutex::new(vec![Vec::new(); queries.len()]));
-        let work = || {
-            while let Some((i, query)) = next_of(&next, queries) {
-                let answer = self.state.search(self.config, query, params);
-                answers.lock()[i] = answer;
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..threads.min(queries.len()) {
-                scope.spawn(work);
-            }
-            work();
+        let share = queries.len().div_ceil(threads.max(1)).clamp(1, TOGETHER);
+        let parts: Vec<_> = queries.chunks(share).collect();
+        let answers = in_parallel(parts.len(), threads, |i| {
+            self.state.search_each(self.config, parts[i], params)
         });
-        Ok(answers.into_inner())
+        Ok(answers.into_iter().flatten().collect())
     }
 
     /// The neighbours of a query page by page; `params.k` is the length of a page.
@@ -137,10 +130,4 @@ impl Snapshot {
         search::check(self.config, query, &params)?;
         Ok(Pages::new(self.clone(), query.to_vec(), params))
     }
-}
-
-fn next_of<'q>(next: &AtomicUsize, queries: &[&'q [f32]]) -> Option<(usize, &'q [f32])> {
-    // Relaxed: the counter hands out numbers and orders nothing else.
-    let i = next.fetch_add(1, Ordering::Relaxed);
-    queries.get(i).map(|query| (i, *query))
 }

@@ -79,13 +79,43 @@ impl State {
     /// The nearest by a walk, and by scans of what the graph does not have; `None` if scanning everything is cheaper
     /// or there is no graph.
     pub(super) fn walk(&self, search: &Search<'_>) -> Option<Vec<Neighbor>> {
+        let walk = self.walk_for(search)?;
+        let found = self.walk_found(walk, search)?;
+        Some(self.with_the_rest(search, found))
+    }
+
+    /// [`State::walk`] for several searches that differ in nothing but the query and have no filter: they take turns.
+    pub(super) fn walk_together(&self, searches: &[Search<'_>]) -> Option<Vec<Vec<Neighbor>>> {
+        let first = searches.first().filter(|first| first.params.filter.is_none())?;
+        let walk = self.walk_for(first)?;
+        let rows = Reached::new(walk, self, first.config.dim);
+        let (k, effort) = (first.params.k, self.effort(walk, first));
+        let asked = asked(k, effort);
+        let queries: Vec<&[f32]> = searches.iter().map(|search| search.query).collect();
+        let answers = walk
+            .graph
+            .search_batch(&queries, asked, effort, Allowed::All, &rows, 1)
+            .ok()?;
+        let found = searches.iter().zip(answers).map(|(search, near)| {
+            let found = match rows.nearest_of(near, k, asked) {
+                Some(near) => rows.named(near),
+                None => self.walk_found(walk, search)?,
+            };
+            Some(self.with_the_rest(search, found))
+        });
+        found.collect()
+    }
+
+    /// The graph, if a search shall walk it.
+    fn walk_for(&self, search: &Search<'_>) -> Option<&Walk> {
         let walk = self.walk.as_ref()?;
         let forced = search.params.index == Index::Graph
             && self.allowed(search).saturating_mul(WALKED_THROUGH) >= self.live as usize;
-        if !forced && !self.is_worth_walking(walk, search) {
-            return None;
-        }
-        let mut found = self.walk_found(walk, search)?;
+        (forced || self.is_worth_walking(walk, search)).then_some(walk)
+    }
+
+    /// Adds what is found by scanning the rows that the graph does not have.
+    fn with_the_rest(&self, search: &Search<'_>, mut found: Vec<Neighbor>) -> Vec<Neighbor> {
         for view in self.views() {
             match &view.keys {
                 None => search.view(view, &mut found),
@@ -95,7 +125,7 @@ impl State {
                 }
             }
         }
-        Some(found)
+        found
     }
 
     fn is_worth_walking(&self, walk: &Walk, search: &Search<'_>) -> bool {
@@ -144,47 +174,39 @@ impl State {
         (ef as f64 * (-share.min(1.0).log10()).exp2()) as usize
     }
 
+    fn effort(&self, walk: &Walk, search: &Search<'_>) -> graph::Effort {
+        graph::Effort::new(self.beam(walk, search), search.params.k)
+    }
+
     fn walk_found(&self, walk: &Walk, search: &Search<'_>) -> Option<Vec<Neighbor>> {
         let rows = Reached::new(walk, self, search.config.dim);
-        let k = search.params.k;
-        let effort = graph::Effort::new(self.beam(walk, search), k);
-        let answer = match search.params.filter {
+        let (k, effort) = (search.params.k, self.effort(walk, search));
+        let walked = |k, allowed| {
+            let answer = walk.graph.search(search.query, k, effort, allowed, &rows);
+            answer.ok()
+        };
+        let near = match search.params.filter {
             // Nearly everything counts, so the few that do not are left out afterwards; where they are many, all that
             // the walk met is ranked.
             None => {
-                let walked = |k| {
-                    let mut near = walk
-                        .graph
-                        .search(search.query, k, effort, Allowed::All, &rows)
-                        .ok()?;
-                    let found = near.len();
-                    near.retain(|&(key, _)| rows.neighbour(key, None).is_some());
-                    Some((near, found))
-                };
-                let spare = k.saturating_add(SPARE).min(effort.rerank.max(k));
-                let (mut near, found) = walked(spare)?;
-                if near.len() < k && found == spare {
-                    near = walked(effort.rerank.max(k))?.0;
+                let (asked, all) = (asked(k, effort), effort.rerank.max(k));
+                match rows.nearest_of(walked(asked, Allowed::All)?, k, asked) {
+                    Some(near) => near,
+                    None => rows.nearest_of(walked(all, Allowed::All)?, k, usize::MAX)?,
                 }
-                near.truncate(k);
-                near
             }
             Some(filter) => {
                 let test = |key: u32| rows.neighbour(key, Some(filter)).is_some();
-                walk.graph
-                    .search(search.query, k, effort, Allowed::Test(&test), &rows)
-                    .ok()?
+                walked(k, Allowed::Test(&test))?
             }
         };
-        let named = answer.into_iter().filter_map(|(key, distance)| {
-            let (view, row) = rows.neighbour(key, None)?;
-            Some(Neighbor {
-                id: view.segment.ids()[row],
-                distance,
-            })
-        });
-        Some(named.collect())
+        Some(rows.named(near))
     }
+}
+
+/// How many neighbours a walk without a filter is asked for when `k` are wanted.
+fn asked(k: usize, effort: graph::Effort) -> usize {
+    k.saturating_add(SPARE).min(effort.rerank.max(k))
 }
 
 impl Walk {
@@ -235,6 +257,32 @@ impl<'a> Reached<'a> {
             && filter.is_none_or(|filter| filter.allows(view.segment.ids()[row]))
             && view.segment.readable(row..row + 1);
         counts.then_some((view, row))
+    }
+}
+
+impl Reached<'_> {
+    /// Of `asked` nearest keys (fewer, if there were no more) the `k` nearest that count in this version; `None` if there
+    /// may be more than that.
+    fn nearest_of(&self, mut near: Vec<(u32, f32)>, k: usize, asked: usize) -> Option<Vec<(u32, f32)>> {
+        let found = near.len();
+        near.retain(|&(key, _)| self.neighbour(key, None).is_some());
+        if near.len() < k && found == asked {
+            return None;
+        }
+        near.truncate(k);
+        Some(near)
+    }
+
+    /// The keys' ids.
+    fn named(&self, near: Vec<(u32, f32)>) -> Vec<Neighbor> {
+        let named = near.into_iter().filter_map(|(key, distance)| {
+            let (view, row) = self.find(key)?;
+            Some(Neighbor {
+                id: view.segment.ids()[row],
+                distance,
+            })
+        });
+        named.collect()
     }
 }
 
