@@ -48,6 +48,7 @@ use crate::ids::{Ino, NodeKey};
 use crate::{Error, Result};
 
 pub use self::directory::DirEntry;
+pub(crate) use self::open::EXECUTES;
 pub use self::open::{OpenFile, Opened, Reopen, SHARED_FH};
 pub use self::set_id::give_up_keeping_set_id;
 pub use self::xattr::OWN_PREFIX;

@@ -8,9 +8,13 @@
 
 mod conflict;
 mod desk;
+mod diff;
 mod gate;
+mod git;
 mod meaning;
+mod patch;
 mod plan;
+mod rebase;
 mod settle;
 mod step;
 mod told;
@@ -19,6 +23,7 @@ mod view;
 
 pub use desk::Desk;
 pub use gate::Gate;
+pub use rebase::How;
 pub use told::{Teller, Work};
 pub use transaction::{Status, Txn};
 pub use view::{TTL as VIEW_TTL, View};

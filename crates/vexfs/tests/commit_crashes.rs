@@ -2,7 +2,9 @@
 //! or root is missing the tests say so and pass.
 #![allow(clippy::unwrap_used, reason = "a test says enough by failing")]
 
-use std::process::{Command, Stdio};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::thread;
 
 use killable::{Mounted, snapshot};
 
@@ -11,7 +13,7 @@ mod killable;
 /// What the transactions change, and how. Times are set, so that two runs give the same tree.
 const SHAPES: [&str; 3] = [
     // Many files changed and made.
-    "for i in $(seq 40); do echo new > d/f$i; touch -d 2001-02-03 d/f$i; echo new > g$i; touch -d 2001-02-03 g$i; done",
+    "for i in $(seq 64); do echo new > d/f$i; touch -d 2001-02-03 d/f$i; echo new > g$i; touch -d 2001-02-03 g$i; done",
     // Every kind of step: replaced, moved, exchanged, removed, linked, attributes of directories.
     "mv d/sub moved; echo more > moved/x; touch -d 2001-02-03 moved/x; mkdir n; mv big n/big; mv e n/e; rm -r gone; \
      ln n/big n/link; echo 2 >> hard1; touch -d 2001-02-03 hard1; rm d/f1; mkdir d/f1; mv d/f2 d/f1/f2; ln -s n soft; touch -h -d 2001-02-03 soft; \
@@ -36,64 +38,76 @@ fn files() -> Vec<(String, String)> {
     files
 }
 
-fn start(die_at: Option<u64>) -> Option<Mounted> {
+/// The tree on a filesystem in memory, and a copy of it beside the mount. What a killed daemon has handed to a filesystem
+/// is there whether it reached a disk or not.
+fn start() -> Option<Mounted> {
     let files = files();
     let files: Vec<_> = files
         .iter()
         .map(|(path, content)| (path.as_str(), content.as_str()))
         .collect();
-    let m = match die_at {
-        Some(point) => Mounted::dying_at(&files, point),
-        None => Mounted::start(&files),
-    }?;
-    m.sh("ln hard1 hard2; find . -exec touch -h -d 2001-01-01 {} +");
+    let m = Mounted::in_memory(&files, 256 << 20)?;
+    m.sh("ln hard1 hard2; find . -exec touch -h -d 2001-01-01 {} +; cp -a . ../pristine");
     Some(m)
 }
 
-fn stage(m: &Mounted, shape: &str) {
-    m.sh(&format!("mkdir .vexfs/txn/t; cd .vexfs/txn/t/root; {shape}"));
-    m.set_xattr(".vexfs/txn/t/root/kept/k", "user.vexfs.tag.done", b"");
+/// The tree as it was at the start, by the mount.
+fn reset(m: &Mounted) {
+    m.sh("find . -mindepth 1 -delete; cp -a ../pristine/. .");
 }
 
-/// Commits with a daemon that dies at a point. Whether it had come to its end before.
-fn commit(m: &mut Mounted) -> bool {
-    let mut mv = Command::new("mv");
-    mv.args([".vexfs/txn/t", ".vexfs/txn/@committed/t"])
-        .current_dir(m.at(""));
-    let ended = mv.stderr(Stdio::null()).status().unwrap().success();
-    if !ended {
-        m.revive();
-    }
-    ended
+/// Stages a shape and a tag.
+fn stage(m: &Mounted, shape: &str, tag: &str) {
+    m.sh(&format!("mkdir .vexfs/txn/t; cd .vexfs/txn/t/root; {shape}"));
+    m.set_xattr(".vexfs/txn/t/root/kept/k", tag, b"");
+}
+
+/// The tag of a commit that is killed at a point. A file that is removed and comes back has its old ones again.
+fn tag(point: u64) -> String {
+    format!("user.vexfs.tag.killed{point}")
+}
+
+/// Whether the commit came to its end; else the daemon died.
+fn commit(m: &Mounted) -> bool {
+    std::fs::rename(m.at(".vexfs/txn/t"), m.at(".vexfs/txn/@committed/t")).is_ok()
+}
+
+fn tree(m: &Mounted) -> BTreeMap<PathBuf, String> {
+    snapshot(&m.at(""), false)
 }
 
 /// Kills at each `every`th point. Gives the number of kills.
 fn check(shape: &str, every: u64) -> usize {
-    let Some(mut whole) = start(None) else { return 0 };
-    let before = snapshot(&whole.at(""), false);
-    stage(&whole, shape);
-    assert!(commit(&mut whole));
-    let after = snapshot(&whole.at(""), false);
+    let Some(mut m) = start() else { return 0 };
+    let before = tree(&m);
+    stage(&m, shape, "user.vexfs.tag.whole");
+    assert!(commit(&m));
+    let after = tree(&m);
     assert_ne!(before, after);
+    m.die();
     let mut seen = [0; 2];
     for point in (0..).step_by(every as usize) {
-        let mut m = start(Some(point)).unwrap();
-        stage(&m, shape);
-        let ended = commit(&mut m);
-        let found = snapshot(&m.at(""), false);
+        m.revive(Some(point));
+        reset(&m);
+        assert_eq!(tree(&m), before);
+        stage(&m, shape, &tag(point));
+        let ended = commit(&m);
+        if ended {
+            assert_eq!(tree(&m), after);
+            break;
+        }
+        m.revive(None);
+        let found = tree(&m);
         let committed = found == after;
         assert!(
             committed || found == before,
             "killed at point {point}: neither the old tree nor the new one"
         );
-        assert!(committed || !ended, "point {point}: told that it is committed");
-        let tagged = m.xattr("kept/k", "user.vexfs.tag.done").is_some();
+        let tagged = m.xattr("kept/k", &tag(point)).is_some();
         assert_eq!(tagged, committed, "point {point}: files and tags disagree");
         assert_eq!(m.sh("ls .vexfs/txn"), "@committed\n");
-        if ended {
-            break;
-        }
         seen[usize::from(committed)] += 1;
+        m.die();
     }
     assert!(seen[1] > 0, "{seen:?}");
     seen.iter().sum()
@@ -101,15 +115,62 @@ fn check(shape: &str, every: u64) -> usize {
 
 #[test]
 fn a_daemon_killed_at_some_points_leaves_all_or_nothing() {
-    for shape in SHAPES {
-        check(shape, 17);
-    }
+    thread::scope(|scope| {
+        for shape in SHAPES {
+            scope.spawn(move || check(shape, 17));
+        }
+    });
 }
 
 #[test]
 #[ignore = "minutes: just kill-commits"]
 fn a_daemon_killed_at_every_point_leaves_all_or_nothing() {
-    let kills: usize = SHAPES.iter().map(|shape| check(shape, 1)).sum();
+    let kills: usize = thread::scope(|scope| {
+        let checks = SHAPES.map(|shape| scope.spawn(move || check(shape, 1)));
+        checks.into_iter().map(|check| check.join().unwrap()).sum()
+    });
     println!("{kills} kills");
     assert!(kills >= 300 || kills == 0, "{kills} kills");
+}
+
+#[test]
+fn a_disk_that_gets_full_at_any_place_of_a_commit_leaves_all_or_nothing() {
+    for shape in SHAPES {
+        let Some(m) = Mounted::in_memory(&[], 24 << 20) else {
+            return;
+        };
+        for (path, content) in files() {
+            std::fs::create_dir_all(m.at(&path).parent().unwrap()).unwrap();
+            std::fs::write(m.at(&path), content).unwrap();
+        }
+        m.sh("ln hard1 hard2; find . -exec touch -h -d 2001-01-01 {} +");
+        stage(&m, shape, "user.vexfs.tag.done");
+        // Outside of the tree that is compared, but on its filesystem.
+        let filler = m.source().join(".vexfs/filler");
+        let before = tree(&m);
+        let mut refused = 0;
+        for free in (0..).map(|pages| pages * 4096) {
+            std::fs::write(&filler, vec![0; 24 << 20]).unwrap_err();
+            let filled = std::fs::metadata(&filler).unwrap().len();
+            std::fs::File::options()
+                .write(true)
+                .open(&filler)
+                .unwrap()
+                .set_len(filled - free)
+                .unwrap();
+            let committed = std::fs::rename(m.at(".vexfs/txn/t"), m.at(".vexfs/txn/@committed/t"));
+            std::fs::remove_file(&filler).unwrap();
+            match committed {
+                Ok(()) => break,
+                Err(error) => assert_eq!(error.raw_os_error(), Some(28), "{free} bytes free: {error}"),
+            }
+            assert_eq!(tree(&m), before, "{free} bytes were free");
+            assert!(m.xattr("kept/k", "user.vexfs.tag.done").is_none());
+            refused += 1;
+        }
+        assert!(refused > 0);
+        assert_ne!(tree(&m), before);
+        assert!(m.xattr("kept/k", "user.vexfs.tag.done").is_some());
+        println!("refused with up to {refused} pages free");
+    }
 }

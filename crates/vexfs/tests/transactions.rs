@@ -251,6 +251,75 @@ fn what_somebody_else_told_meanwhile_is_a_conflict_that_is_listed() {
 }
 
 #[test]
+fn a_transaction_that_lost_is_rebased_with_both_changes() {
+    let lines = |first: &str, last: &str| format!("{first}\n2\n3\n4\n{last}\n");
+    let base = lines("1", "5");
+    let Some(m) = Mounted::start(&[
+        ("both", &base),
+        ("same", "base\n"),
+        ("gone", "base\n"),
+        ("mine", "m\n"),
+    ]) else {
+        return;
+    };
+    m.sh("mkdir .vexfs/txn/t; cd .vexfs/txn/t/root; sed -i s/1/one/ both; echo ours > same; echo ours > gone; echo ours > mine");
+    m.set_xattr(".vexfs/txn/t/root/mine", "user.vexfs.tag.kept", b"");
+    // One in place, one as editors do, one removed.
+    m.sh("echo theirs > same; sed -i s/5/five/ both; rm gone");
+    let refused = m.try_sh("vexfs txn commit t");
+    assert_eq!(
+        (refused.status.code(), text(&refused.stdout)),
+        (Some(6), "both\ngone\nsame\n".into())
+    );
+    let left = m.try_sh("vexfs txn rebase t");
+    assert_eq!(
+        (left.status.code(), text(&left.stdout)),
+        (Some(6), "gone\nsame\n".into())
+    );
+    assert_eq!(m.read(".vexfs/txn/t/root/both"), lines("one", "five"));
+    assert_eq!(m.read(".vexfs/txn/t/root/same"), "ours\n", "nothing is lost");
+    assert_eq!(m.sh("cat .vexfs/txn/t/conflicts"), "gone\nsame\n");
+    m.sh("vexfs txn rebase --ours t; vexfs txn commit t");
+    assert_eq!(m.read("both"), lines("one", "five"));
+    assert_eq!(
+        m.sh("cat same gone mine; ls"),
+        "ours\nours\nours\nboth\ngone\nmine\nsame\n"
+    );
+    assert!(m.xattr("mine", "user.vexfs.tag.kept").is_some());
+}
+
+#[test]
+fn a_transaction_is_exported_as_a_patch_that_git_and_patch_take() {
+    let Some(m) = Mounted::start(&[
+        ("text", "one\ntwo\nthree\n"),
+        ("bare", "no end"),
+        ("old name", "moved\nand changed\n"),
+        ("dir/a", "a\n"),
+        ("dir/sub/b", "b\n"),
+        ("gone", "gone\n"),
+        ("script", "#!/bin/sh\n"),
+        ("\u{e4}\"odd", "odd\n"),
+        ("lost", "base\n"),
+    ]) else {
+        return;
+    };
+    m.sh("printf '\\0\\1\\2' > binary; ln -s text soft; cp -a . ../before; rm -rf ../before/.vexfs");
+    let change = "sed -i s/two/TWO/ text; echo ' now' >> bare; mv 'old name' 'new name'; echo more >> 'new name'; mv dir moved; \
+                  echo x >> moved/sub/b; rm gone; chmod +x script; echo even >> *odd; head -c 3000 /dev/urandom > binary; \
+                  ln -sfn script soft; mkdir n; echo n > n/n; echo ours > lost; rm moved/a; echo replaced > text2; mv text2 text";
+    m.sh(&format!("vexfs txn begin t; cd .vexfs/txn/t/root; {change}"));
+    // The old side is what the transaction found, whatever others do.
+    m.sh("echo theirs > lost; vexfs txn diff --patch t > ../t.patch; cp -a .vexfs/txn/t/root ../after");
+    m.sh("cd ../before; git init -q .; git apply --check ../t.patch; git apply ../t.patch; rm -rf .git; diff -r --no-dereference . ../after");
+    m.sh("test \"$(stat -c %a ../before/script)\" = 755; grep -q '^rename to \"\\?moved/sub/b' ../t.patch");
+    // patch(1) knows no binary contents; the rest it takes.
+    m.sh("rm -rf ../plain; cp -a . ../plain; rm -rf ../plain/.vexfs; cd ../plain; echo base > lost; \
+          sed '/^GIT binary/,/^$/d' ../t.patch > ../p.patch; patch -s -p1 < ../p.patch; cp ../after/binary binary; \
+          diff -r --no-dereference . ../after");
+    m.sh("vexfs txn abort t");
+}
+
+#[test]
 fn a_command_is_tried_at_its_own_paths() {
     let Some(m) = Mounted::start(&[("d/a", "base")]) else {
         return;

@@ -30,6 +30,10 @@ const S_IFDIR: u32 = libc::S_IFDIR;
 const S_IFREG: u32 = libc::S_IFREG;
 const S_IFLNK: u32 = libc::S_IFLNK;
 
+/// How long the kernel may believe in a control directory without asking: a program that works in a transaction by
+/// absolute paths passes it with every call.
+const ROOT_TTL: Duration = Duration::from_secs(1);
+
 /// The control directory of one mount.
 pub struct ControlTree {
     pub(super) knowledge: Arc<Knowledge>,
@@ -359,13 +363,18 @@ impl ControlTree {
 
     fn entry(&self, caller: &Caller, node: Node) -> Result<Entry> {
         let ino = self.nodes.refer(node.clone());
-        // Names below `.vexfs` are looked up each time: they differ by caller, and a query's results change.
+        // Names below `.vexfs` are looked up each time: they differ by caller, and a query's results change. `.vexfs`
+        // itself is the same for all.
+        let ttl = match node {
+            Node::Root { .. } => ROOT_TTL,
+            _ => Duration::ZERO,
+        };
         let attr = self.attr(caller, &node, ino);
         Ok(Entry {
             attr,
             generation: 0,
-            entry_ttl: Duration::ZERO,
-            attr_ttl: Duration::ZERO,
+            entry_ttl: ttl,
+            attr_ttl: ttl,
         })
     }
 

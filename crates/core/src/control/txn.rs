@@ -3,17 +3,20 @@
 //!
 //! It stands before another control directory and adds this one name to its root; everything else goes on to that.
 
-use std::ffi::OsStr;
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
 
 use super::{AddEntry, ControlDirectory};
 use crate::fs::ops::{Attr, Caller, Entry, SetAttr, Timestamp};
 use crate::ids::{Ino, NodeKey};
-use crate::txn::{Desk, Txn};
+use crate::txn::{Desk, How, Txn, VIEW_TTL};
 use crate::{Error, Result};
 
 /// The name under the control directory's root.
@@ -38,14 +41,16 @@ enum Report {
     Diff = 3,
     Conflicts = 4,
     Meaning = 5,
+    Patch = 6,
 }
 
 impl Report {
-    const ALL: [(Report, &str); 4] = [
+    const ALL: [(Report, &str); 5] = [
         (Report::Status, "status"),
         (Report::Diff, "diff"),
         (Report::Conflicts, "conflicts"),
         (Report::Meaning, "meaning"),
+        (Report::Patch, "patch"),
     ];
 }
 
@@ -65,6 +70,11 @@ pub struct TxnControl {
     root: NodeKey,
     /// The number of its control directory, when it has been looked up.
     above: AtomicU64,
+    /// What open files contain, from the first read on.
+    texts: Mutex<HashMap<u64, Arc<Vec<u8>>>>,
+    last_handle: AtomicU64,
+    /// The kernel is being told that what was committed does not stand in [`DONE`].
+    leaving: Mutex<HashMap<OsString, JoinHandle<()>>>,
     owner: (u32, u32),
 }
 
@@ -76,6 +86,9 @@ impl TxnControl {
             inner,
             root,
             above: AtomicU64::new(0),
+            texts: Mutex::default(),
+            last_handle: AtomicU64::new(0),
+            leaving: Mutex::default(),
             owner: (
                 rustix::process::geteuid().as_raw(),
                 rustix::process::getegid().as_raw(),
@@ -133,13 +146,41 @@ impl TxnControl {
         }
     }
 
+    /// The kernel may keep these for a moment: whoever works in a transaction by absolute paths passes them with every
+    /// call.
     fn entry(&self, ino: Ino) -> Result<Entry> {
         Ok(Entry {
             attr: self.attr(ino, &self.node(ino)?),
             generation: 0,
-            entry_ttl: Duration::ZERO,
-            attr_ttl: Duration::ZERO,
+            entry_ttl: VIEW_TTL,
+            attr_ttl: VIEW_TTL,
         })
+    }
+
+    /// Begins a transaction. One of this name that was committed has left the kernel's cache by then: mv(1) would find
+    /// a directory where it wants to move this one to.
+    fn begin(&self, caller: &Caller, name: &OsStr) -> Result<Entry> {
+        let leaving = self.leaving.lock().remove(name);
+        if let Some(leaving) = leaving {
+            // It only tells the kernel.
+            let _ = leaving.join();
+        }
+        self.entry(txn_ino(&*self.desk.begin(caller, name)?))
+    }
+
+    /// Commits. The kernel then takes the directory for one in [`DONE`], and is told otherwise; on a thread, since it
+    /// listens only when it has the answer to the rename.
+    fn commit(&self, caller: &Caller, name: &OsStr) -> Result<()> {
+        self.desk.commit(caller, name)?;
+        let Some(kernel) = self.desk.kernel_caches() else {
+            return Ok(());
+        };
+        let told = name.to_owned();
+        let leaving = std::thread::spawn(move || kernel.entry(DONE, &told));
+        let mut all = self.leaving.lock();
+        all.retain(|_, leaving| !leaving.is_finished());
+        all.insert(name.to_owned(), leaving);
+        Ok(())
     }
 
     /// Names in one of our directories, with what they lead to.
@@ -172,9 +213,10 @@ impl TxnControl {
         })
     }
 
-    fn render(&self, txn: &Txn, report: Report) -> Result<String> {
+    fn render(&self, txn: &Txn, report: Report) -> Result<Vec<u8>> {
         let mut text = String::new();
         match report {
+            Report::Patch => return txn.patch(),
             Report::Status => {
                 let status = txn.status(self.desk.teller())?;
                 let _ = writeln!(
@@ -209,7 +251,7 @@ impl TxnControl {
                 }
             }
         }
-        Ok(text)
+        Ok(text.into_bytes())
     }
 }
 
@@ -229,6 +271,8 @@ fn report_ino(txn: &Txn, report: Report) -> Ino {
 const STRICT: &[u8] = b"user.vexfs.strict";
 const QUOTA: &[u8] = b"user.vexfs.quota";
 const EXPIRES: &[u8] = b"user.vexfs.expires";
+/// Set to `merge` or `ours`, it rebases.
+const REBASE: &[u8] = b"user.vexfs.rebase";
 
 /// Sets an attribute of a transaction: a decimal number.
 fn set(txn: &Txn, name: &OsStr, value: &[u8]) -> Result<()> {
@@ -317,13 +361,15 @@ impl ControlDirectory for TxnControl {
             return self.inner.open(caller, ino, flags);
         }
         match self.node(ino)? {
-            Node::Report(..) if flags & libc::O_ACCMODE == libc::O_RDONLY => Ok(1),
+            Node::Report(..) if flags & libc::O_ACCMODE == libc::O_RDONLY => {
+                Ok(self.last_handle.fetch_add(1, Ordering::Relaxed) + 1)
+            }
             Node::Report(..) => Err(Error::ReadOnly),
             _ => Err(Error::Os(libc::EISDIR)),
         }
     }
 
-    /// Made anew at each read from the beginning; a reader that goes on gets the end of a list that is as long.
+    /// Made anew at each read from the beginning; a reader that goes on gets what follows.
     fn read(&self, caller: &Caller, ino: Ino, fh: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
         if !is_ours(ino) {
             return self.inner.read(caller, ino, fh, offset, size);
@@ -331,7 +377,15 @@ impl ControlDirectory for TxnControl {
         let Node::Report(txn, report) = self.node(ino)? else {
             return Err(Error::Os(libc::EISDIR));
         };
-        let text = self.render(&txn, report)?.into_bytes();
+        let known = self.texts.lock().get(&fh).filter(|_| offset > 0).cloned();
+        let text = match known {
+            Some(text) => text,
+            None => {
+                let text = Arc::new(self.render(&txn, report)?);
+                self.texts.lock().insert(fh, text.clone());
+                text
+            }
+        };
         let from = text.len().min(offset as usize);
         let to = text.len().min(from + size as usize);
         Ok(text[from..to].to_vec())
@@ -345,8 +399,9 @@ impl ControlDirectory for TxnControl {
     }
 
     fn release(&self, ino: Ino, fh: u64) {
-        if !is_ours(ino) {
-            self.inner.release(ino, fh);
+        match is_ours(ino) {
+            true => drop(self.texts.lock().remove(&fh)),
+            false => self.inner.release(ino, fh),
         }
     }
 
@@ -395,7 +450,7 @@ impl ControlDirectory for TxnControl {
             return self.inner.mkdir(caller, parent, name, mode);
         }
         match self.node(parent)? {
-            Node::Dir => self.entry(txn_ino(&*self.desk.begin(caller, name)?)),
+            Node::Dir => self.begin(caller, name),
             _ => Err(Error::NotPermitted(DIRECTORY)),
         }
     }
@@ -438,7 +493,7 @@ impl ControlDirectory for TxnControl {
                 .inner
                 .rename(caller, parent, name, new_parent, new_name, flags),
             (true, true) if parent == DIR && new_parent == DONE && name == new_name => {
-                self.desk.commit(caller, name).map(|_| ())
+                self.commit(caller, name)
             }
             // Anything but EXDEV, which would make mv(1) copy.
             _ => Err(Error::NotPermitted(DIRECTORY)),
@@ -487,6 +542,14 @@ impl ControlDirectory for TxnControl {
             return self.inner.setxattr(caller, ino, name, value, flags);
         }
         match self.node(ino)? {
+            Node::Txn(txn) if name.as_bytes() == REBASE => {
+                let how = match value.trim_ascii() {
+                    b"merge" => How::Merge,
+                    b"ours" => How::Ours,
+                    _ => return Err(Error::Invalid("expected merge or ours".into())),
+                };
+                self.desk.rebase(caller, txn.name(), how)
+            }
             Node::Txn(txn) if caller.uid == txn.owner() || caller.uid == 0 => set(&txn, name, value),
             _ => Err(Error::NotPermitted(DIRECTORY)),
         }

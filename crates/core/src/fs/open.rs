@@ -25,7 +25,7 @@ pub const SHARED_FH: u64 = 0;
 const OPEN_FLAGS: i32 = libc::O_ACCMODE | libc::O_TRUNC | libc::O_SYNC | libc::O_DSYNC | libc::O_NOATIME;
 
 /// The kernel's mark of an open for execve(2) (`__FMODE_EXEC`), which it passes on.
-const EXECUTES: i32 = 0x20;
+pub(crate) const EXECUTES: i32 = 0x20;
 
 /// A stamp that no file has: whatever is found differs from it.
 pub(super) const NEVER: Stamp = Stamp {

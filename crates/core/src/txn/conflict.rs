@@ -59,7 +59,7 @@ pub(super) fn conflicts(view: &View) -> Result<Vec<PathBuf>> {
 }
 
 /// Base directories whose attributes were set, with those that they had before.
-fn set_directories(view: &View) -> Vec<(u64, Attr)> {
+pub(super) fn set_directories(view: &View) -> Vec<(u64, Attr)> {
     let state = view.state.lock();
     let set = state
         .nodes
@@ -85,14 +85,15 @@ pub(super) fn written(view: &View) -> Vec<PathBuf> {
     open.map(|((dir, name), _)| view.path(dir).join(name)).collect()
 }
 
+/// What stands at a name of the base.
 #[derive(PartialEq)]
-enum Found {
+pub(super) enum Found {
     Is(Option<Base>),
     /// The directory itself is gone.
     Nowhere,
 }
 
-fn present(view: &View, dir: u64, name: &OsStr) -> Result<Found> {
+pub(super) fn present(view: &View, dir: u64, name: &OsStr) -> Result<Found> {
     let Some(lower) = view.node(Ino(dir))?.lower else {
         return Ok(Found::Nowhere);
     };

@@ -18,6 +18,7 @@ use rustix::fs::{Mode, OFlags};
 use super::conflict::written;
 use super::gate::Gate;
 use super::plan::{self, HOLD, Plan};
+use super::rebase::{How, rebase};
 #[cfg(debug_assertions)]
 use super::settle::die_at_point;
 use super::settle::{COMMIT, is_applied, mark_applied, open_dir, places, settle, staged_bytes};
@@ -25,8 +26,8 @@ use super::step::{Places, What, decode, encode};
 use super::told::Teller;
 use super::transaction::Txn;
 use super::view::{NUMBER_BITS, View};
-use crate::fs::Stack;
 use crate::fs::ops::{Caller, Timestamp};
+use crate::fs::{Invalidate, Stack};
 use crate::ids::{Generation, Ino};
 use crate::store::Store;
 use crate::{Error, Result};
@@ -123,6 +124,11 @@ impl Desk {
         &self.gate
     }
 
+    /// The way to the kernel's caches, if there is a kernel.
+    pub fn kernel_caches(&self) -> Option<Arc<dyn Invalidate>> {
+        self.stack.kernel_caches()
+    }
+
     /// Begins a transaction.
     ///
     /// # Errors
@@ -176,10 +182,11 @@ impl Desk {
             .filter(|txn| now >= txn.expires() + GRACE_SECS)
             .collect();
         for txn in old {
-            let _turn = txn.turn.lock();
+            let turn = txn.turn.lock();
             if !txn.recorded.load(Ordering::Acquire) && self.open.write().remove(&txn.name).is_some() {
                 tracing::info!(name = %txn.name.display(), "a transaction expired");
-                self.remove_stage(&txn);
+                drop(turn);
+                self.remove_stage(txn);
             }
         }
     }
@@ -221,22 +228,49 @@ impl Desk {
     /// [`Error::NotFound`]; EPERM for anybody but its owner and root; EBUSY for one whose commit stopped half-way.
     pub fn abort(&self, caller: &Caller, name: &OsStr) -> Result<()> {
         let txn = self.owned(caller, name)?;
-        let _turn = txn.turn.lock();
+        let turn = txn.turn.lock();
         if txn.recorded.load(Ordering::Acquire) {
             return Err(Error::Os(libc::EBUSY));
         }
         self.open.write().remove(name);
-        self.remove_stage(&txn);
+        drop(turn);
+        self.remove_stage(txn);
         Ok(())
     }
 
-    fn remove_stage(&self, txn: &Txn) {
-        let stage = txn.stage.clone();
+    /// Throws away what was staged. The table of nodes goes later as well: it is as large as the change.
+    fn remove_stage(&self, txn: Arc<Txn>) {
         self.later(move || {
+            let stage = txn.stage.clone();
+            drop(txn);
             if let Err(error) = std::fs::remove_dir_all(&stage) {
                 tracing::warn!(%error, "a stage stays until the next start");
             }
         });
+    }
+
+    /// Makes what others have committed since the base of a transaction, with both changes of what both changed.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] with the paths that are still in conflict: those are as they were, all others rebased. EBUSY
+    /// for a transaction whose commit stopped half-way.
+    pub fn rebase(&self, caller: &Caller, name: &OsStr, how: How) -> Result<()> {
+        let txn = self.owned(caller, name)?;
+        let _turn = txn.turn.lock();
+        if txn.recorded.load(Ordering::Acquire) {
+            return Err(Error::Os(libc::EBUSY));
+        }
+        txn.view.freeze();
+        let rebased = rebase(&txn.view, &*self.teller, how);
+        txn.view.thaw();
+        let (merged, left) = rebased?;
+        if let Some(kernel) = self.stack.kernel_caches() {
+            merged.iter().for_each(|ino| kernel.inode(*ino, true));
+        }
+        match left.is_empty() {
+            true => Ok(()),
+            false => Err(conflict(&left)),
+        }
     }
 
     /// Commits a transaction. When this returns, all of it is durable and visible.
@@ -346,8 +380,7 @@ impl Desk {
     fn check(&self, txn: &Txn) -> Result<()> {
         let found = txn.conflicts_of_frozen(&*self.teller)?;
         if !found.is_empty() {
-            let paths: Vec<_> = found.iter().map(|path| path.display().to_string()).collect();
-            return Err(Error::Conflict(paths.join(", ")));
+            return Err(conflict(&found));
         }
         match written(&txn.view).first() {
             Some(path) => {
@@ -413,6 +446,11 @@ impl Desk {
         self.stop_after.store(left - 1, Ordering::Relaxed);
         Ok(())
     }
+}
+
+fn conflict(paths: &[PathBuf]) -> Error {
+    let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+    Error::Conflict(paths.join(", "))
 }
 
 impl Drop for Desk {

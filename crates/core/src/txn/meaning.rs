@@ -6,12 +6,13 @@ use std::path::PathBuf;
 
 use super::plan::changed_files;
 use super::told::Teller;
+use super::view::before::read;
 use super::view::{Node, View};
 use crate::ids::Ino;
 use crate::{Error, Result};
 
 /// Bytes of a file that are compared: what follows is left out.
-const BYTES_MAX: usize = 4 << 20;
+const BYTES_MAX: u64 = 4 << 20;
 
 /// Changed files of the base with their distance: 0 for the same meaning, 1 for nothing in common, up to 2; `None` for
 /// what has no text. The farthest first, those without text last.
@@ -63,15 +64,6 @@ fn replaced(view: &View, node: &Node) -> Result<Option<OwnedFd>> {
 }
 
 fn content(file: OwnedFd) -> Result<Vec<u8>> {
-    let size = rustix::fs::fstat(&file)?.st_size as usize;
-    let mut bytes = vec![0; size.min(BYTES_MAX)];
-    let mut read = 0;
-    while read < bytes.len() {
-        match rustix::io::retry_on_intr(|| rustix::io::pread(&file, &mut bytes[read..], read as u64))? {
-            0 => break,
-            len => read += len,
-        }
-    }
-    bytes.truncate(read);
-    Ok(bytes)
+    let size = rustix::fs::fstat(&file)?.st_size as u64;
+    read(&file, size.min(BYTES_MAX))
 }

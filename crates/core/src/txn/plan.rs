@@ -333,9 +333,10 @@ pub(super) fn changed_files(view: &View) -> Result<Vec<(PathBuf, u64)>> {
     Ok(files)
 }
 
-type Found = (PathBuf, Difference, Option<u64>);
+/// A path, what happens to it, and its node if it stays.
+pub(super) type Found = (PathBuf, Difference, Option<u64>);
 
-fn collect(view: &View, number: u64, path: &Path, found: &mut Vec<Found>) -> Result<()> {
+pub(super) fn collect(view: &View, number: u64, path: &Path, found: &mut Vec<Found>) -> Result<()> {
     let node = view.node(Ino(number))?;
     let staged = view.staged_names(&node)?;
     {

@@ -146,6 +146,24 @@ impl View {
         Ok(found)
     }
 
+    /// What others told since counts as known where both told the same, or, with `all`, everywhere.
+    pub(super) fn accept_told(&self, teller: &dyn Teller, all: bool) -> Result<()> {
+        let told = self.state.lock().told.clone();
+        for ((number, name), told) in told {
+            let Some(node) = self.base_key(Ino(number)) else {
+                continue;
+            };
+            let present = teller.version(node, &name)?;
+            if present != told.before && (all || present == told.value) {
+                let mut state = self.state.lock();
+                if let Some(told) = state.told.get_mut(&(number, name)) {
+                    told.before = present;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Whether somebody has removed the base file of a node that is shown as it is.
     fn is_base_gone(&self, ino: Ino) -> Result<bool> {
         let node = self.node(ino)?;

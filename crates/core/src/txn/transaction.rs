@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::Difference;
 use super::conflict::conflicts;
 use super::meaning::moved;
+use super::patch::patch;
 use super::plan;
 use super::told::Teller;
 use super::view::View;
@@ -120,6 +121,12 @@ impl Txn {
     /// Changed files with the distance that what they mean has moved, the farthest first; `None` for what has no text.
     pub fn moved(&self, teller: &dyn Teller) -> Result<Vec<(PathBuf, Option<f32>)>> {
         moved(&self.view, teller)
+    }
+
+    /// What a commit would change as a patch for `git apply` and `patch -p1`, against what the transaction found.
+    pub fn patch(&self) -> Result<Vec<u8>> {
+        let _quiet = self.view.quiet();
+        patch(&self.view)
     }
 
     /// Paths that somebody else has changed since this transaction touched them; attributes as path, `#`, name.

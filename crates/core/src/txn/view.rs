@@ -30,13 +30,15 @@ use crate::ids::{Ino, NodeKey};
 use crate::{Error, Result};
 
 mod attributes;
+pub(super) mod before;
 mod copying;
 mod files;
 mod limits;
 mod listing;
 mod names;
 
-use files::OpenFile;
+use before::Contents;
+use files::{OpenFile, Reader};
 use limits::{Limits, Seen};
 use listing::Listing;
 
@@ -57,12 +59,20 @@ pub(super) struct Base {
     pub(super) key: NodeKey,
     /// Type bits of the mode.
     kind: u32,
-    size: u64,
+    pub(super) size: u64,
     mtime: Timestamp,
     ctime: Timestamp,
 }
 
 impl Base {
+    pub(super) fn is_regular(&self) -> bool {
+        self.kind == libc::S_IFREG
+    }
+
+    pub(super) fn is_dir(&self) -> bool {
+        self.kind == libc::S_IFDIR
+    }
+
     pub(super) fn of(key: NodeKey, attr: &Attr) -> Base {
         let kind = attr.mode & libc::S_IFMT;
         // A directory's size and times change with its children, each of which is looked at by itself.
@@ -90,8 +100,10 @@ pub struct View {
     changing: Mutex<()>,
     frozen: AtomicBool,
     limits: Limits,
+    before: Contents,
     pub(super) state: Mutex<State>,
     files: Mutex<HashMap<u64, OpenFile>>,
+    readers: Mutex<HashMap<Ino, Reader>>,
     listings: Mutex<HashMap<u64, Arc<Listing>>>,
     last_handle: AtomicU64,
 }
@@ -100,7 +112,7 @@ pub struct View {
 pub(super) struct State {
     pub(super) nodes: HashMap<u64, Node>,
     /// Numbers of the inodes of each layer; never taken back while the transaction lives.
-    by_lower: HashMap<Ino, u64>,
+    pub(super) by_lower: HashMap<Ino, u64>,
     pub(super) by_upper: HashMap<Ino, u64>,
     last: u64,
     /// What stood at each changed name of a base directory when it was changed first. `None`: nothing.
@@ -143,7 +155,7 @@ impl State {
 pub(super) struct Node {
     /// The base inode, if there is one.
     pub(super) lower: Option<Ino>,
-    lower_generation: u64,
+    pub(super) lower_generation: u64,
     /// The staged inode: a copy, a new file, a placeholder of a moved one.
     pub(super) upper: Option<Ino>,
     /// Content and attributes are the staged inode's. Always so for directories in the stage.
@@ -162,7 +174,7 @@ pub(super) struct Node {
     /// The base inode's links when it was copied.
     pub(super) base_links: u32,
     /// Attributes of the base as they were told last, to see whether cached pages are right.
-    seen: Option<(u64, Timestamp, Timestamp)>,
+    pub(super) seen: Option<(u64, Timestamp, Timestamp)>,
     /// Cached pages are those of the base before it was copied.
     outdated: bool,
     /// A base directory as it was when it came into the stage.
@@ -202,6 +214,7 @@ impl View {
             handles: lower.uses_handles(),
             ..StackOptions::default()
         };
+        let before = Contents::new(rustix::io::fcntl_dupfd_cloexec(&stage, 0)?);
         let upper = Stack::new(stage, options, Arc::new(Unheard))?;
         let daemon = Caller {
             uid: rustix::process::geteuid().as_raw(),
@@ -220,8 +233,10 @@ impl View {
             changing: Mutex::new(()),
             frozen: AtomicBool::new(false),
             limits: Limits::default(),
+            before,
             state: Mutex::default(),
             files: Mutex::default(),
+            readers: Mutex::default(),
             listings: Mutex::default(),
             last_handle: AtomicU64::new(0),
         };
@@ -308,6 +323,7 @@ impl View {
             node.lower
         };
         if let Some(lower) = lower {
+            self.read_never(lower);
             self.lower.forget(lower, 1);
         }
     }
@@ -518,6 +534,9 @@ impl Drop for View {
     fn drop(&mut self) {
         for file in self.files.get_mut().values() {
             file.give_back(&self.lower);
+        }
+        for reader in self.readers.get_mut().values() {
+            reader.give_back(&self.lower);
         }
         for (number, node) in &self.state.get_mut().nodes {
             if let Some(lower) = node.lower.filter(|_| *number != self.root.0) {

@@ -20,6 +20,8 @@ pub(super) enum TxnCommand {
     Status(Named),
     /// List what a transaction would change
     Diff(DiffArgs),
+    /// After a conflict, take what others have committed for the base: texts get both changes, other paths stay in conflict
+    Rebase(RebaseArgs),
     /// Make everything visible at once; with a conflict, list the paths and change nothing
     Commit(Named),
     /// Give everything up
@@ -53,6 +55,18 @@ pub(super) struct DiffArgs {
     /// Changed files by how far what they mean has moved: 0 the same, 1 nothing in common
     #[arg(long)]
     meaning: bool,
+    /// A patch for `git apply` or `patch -p1`, against the files as the transaction found them
+    #[arg(long, conflicts_with = "meaning")]
+    patch: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct RebaseArgs {
+    #[command(flatten)]
+    named: Named,
+    /// Where both changed the same, the transaction wins
+    #[arg(long)]
+    ours: bool,
 }
 
 #[derive(Args, Debug)]
@@ -97,9 +111,17 @@ pub(super) fn run(command: &TxnCommand) -> Result<u8, Failure> {
             io::stdout().write_all(&named.at.desk()?.report(&named.name, "status")?)?;
         }
         TxnCommand::Diff(args) => {
-            let report = if args.meaning { "meaning" } else { "diff" };
+            let report = match (args.meaning, args.patch) {
+                (true, _) => "meaning",
+                (_, true) => "patch",
+                _ => "diff",
+            };
             let text = args.named.at.desk()?.report(&args.named.name, report)?;
             io::stdout().write_all(&text)?;
+        }
+        TxnCommand::Rebase(args) => {
+            let (desk, name) = (args.named.at.desk()?, &args.named.name);
+            return list_conflicts(&desk, name, desk.rebase(name, args.ours));
         }
         TxnCommand::Commit(named) => return commit(&named.at.desk()?, &named.name),
         TxnCommand::Abort(named) => named.at.desk()?.abort(&named.name)?,
@@ -119,7 +141,11 @@ pub(super) fn print_diff(desk: &Desk, name: &str) -> Result<(), Failure> {
 
 /// Commits; prints the paths of a conflict.
 pub(super) fn commit(desk: &Desk, name: &str) -> Result<u8, Failure> {
-    match desk.commit(name) {
+    list_conflicts(desk, name, desk.commit(name))
+}
+
+fn list_conflicts(desk: &Desk, name: &str, outcome: Result<(), Failure>) -> Result<u8, Failure> {
+    match outcome {
         Err(failure) if failure.code == CONFLICT => {
             io::stdout().write_all(&desk.report(name, "conflicts")?)?;
             Err(failure)
@@ -178,6 +204,13 @@ impl Desk {
         let path = self.path(name)?;
         let (attribute, value) = (format!("user.vexfs.{limit}"), number.to_string());
         rustix::fs::setxattr(&path, attribute, value.as_bytes(), XattrFlags::empty())
+            .map_err(|e| Failure::from_io(&e.into(), &path))
+    }
+
+    fn rebase(&self, name: &str, ours: bool) -> Result<(), Failure> {
+        let path = self.path(name)?;
+        let how: &[u8] = if ours { b"ours" } else { b"merge" };
+        rustix::fs::setxattr(&path, "user.vexfs.rebase", how, XattrFlags::empty())
             .map_err(|e| Failure::from_io(&e.into(), &path))
     }
 

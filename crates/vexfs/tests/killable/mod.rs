@@ -29,20 +29,15 @@ pub(crate) struct Mounted {
 impl Mounted {
     /// `None` where nothing can be mounted at all.
     pub(crate) fn start(files: &[(&str, &str)]) -> Option<Mounted> {
-        Mounted::over(files, None, None)
+        Mounted::over(files, None)
     }
 
     /// The same, on a filesystem in memory of this size.
     pub(crate) fn in_memory(files: &[(&str, &str)], bytes: u64) -> Option<Mounted> {
-        Mounted::over(files, Some(bytes), None)
+        Mounted::over(files, Some(bytes))
     }
 
-    /// The same, with a daemon that dies at a point of its first commit.
-    pub(crate) fn dying_at(files: &[(&str, &str)], point: u64) -> Option<Mounted> {
-        Mounted::over(files, None, Some(point))
-    }
-
-    fn over(files: &[(&str, &str)], memory: Option<u64>, die_at: Option<u64>) -> Option<Mounted> {
+    fn over(files: &[(&str, &str)], memory: Option<u64>) -> Option<Mounted> {
         if fs::metadata("/dev/fuse").is_err() || !rustix::process::geteuid().is_root() {
             eprintln!("skipped: needs root and /dev/fuse");
             return None;
@@ -66,7 +61,7 @@ impl Mounted {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, content).unwrap();
         }
-        let daemon = serve(dir.path(), die_at);
+        let daemon = serve(dir.path(), None);
         let done = Arc::new(AtomicBool::new(false));
         watch(dir.path().join("m"), done.clone());
         Some(Mounted { dir, daemon, done })
@@ -118,14 +113,20 @@ impl Mounted {
 
     /// Ends the daemon as a crash does, and starts another.
     pub(crate) fn crash(&mut self) {
-        self.daemon.kill().unwrap();
-        self.revive();
+        self.die();
+        self.revive(None);
     }
 
-    /// Starts another daemon in place of one that is dead or dying.
-    pub(crate) fn revive(&mut self) {
+    /// Ends the daemon as a crash does.
+    pub(crate) fn die(&mut self) {
+        self.daemon.kill().unwrap();
+    }
+
+    /// Starts another daemon in place of one that is dead or dying; it dies at a point of its next commit, if one is
+    /// named.
+    pub(crate) fn revive(&mut self, die_at: Option<u64>) {
         self.daemon.wait().unwrap();
-        self.daemon = serve(self.dir.path(), None);
+        self.daemon = serve(self.dir.path(), die_at);
     }
 }
 
@@ -162,7 +163,8 @@ fn serve(dir: &Path, die_at: Option<u64>) -> Child {
     }
     let daemon = daemon.stdin(Stdio::null()).spawn().unwrap();
     let deadline = Instant::now() + STEP_MAX;
-    while !dir.join("m/.vexfs/txn").is_dir() {
+    // A file that is made when it is read: names the kernel may remember from the daemon before.
+    while fs::read(dir.join("m/.vexfs/status")).is_err() {
         assert!(Instant::now() < deadline, "the mount does not come");
         thread::sleep(Duration::from_millis(5));
     }

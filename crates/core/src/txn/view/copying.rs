@@ -230,6 +230,9 @@ impl View {
         let base = match self.lower.lookup(dir, name) {
             Ok(found) => {
                 let key = self.lower.node_key(found.attr.ino);
+                if let Some(key) = key {
+                    self.keep_before(key, found.attr.ino, &found.attr);
+                }
                 self.lower.forget(found.attr.ino, 1);
                 Some(Base::of(key.ok_or(Error::Os(libc::ESTALE))?, &found.attr))
             }

@@ -1,13 +1,18 @@
 //! Open files of the view.
 
 use std::ffi::OsStr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Acquire;
 
 use super::{Layer, View};
-use crate::fs::ops::{Caller, Entry};
-use crate::fs::{Opened, Reopen, Stack};
+use crate::fs::ops::{Caller, Entry, Timestamp};
+use crate::fs::{self, EXECUTES, Opened, Reopen, Stack};
 use crate::ids::Ino;
 use crate::{Error, Result};
+
+/// Base files that stay open when nobody reads them: a tool that opens them again and again is as fast as outside then.
+/// The daemon may have some ten thousand descriptors at least, and few transactions are read at a time.
+const KEPT_MAX: usize = 256;
 
 /// An open file of one of the layers.
 #[derive(Clone, Copy)]
@@ -15,15 +20,44 @@ pub(super) struct OpenFile {
     layer: Layer,
     inner: Ino,
     fh: u64,
+    /// A base file that others read through the same descriptor.
+    shared: bool,
 }
 
 impl OpenFile {
+    fn own(layer: Layer, inner: Ino, fh: u64) -> OpenFile {
+        OpenFile {
+            layer,
+            inner,
+            fh,
+            shared: false,
+        }
+    }
+
     /// Closes a file of the base; those of the stage end with it.
     pub(super) fn give_back(&self, base: &Stack) {
         if self.layer == Layer::Lower
+            && !self.shared
             && let Err(error) = base.release(self.inner, self.fh)
         {
             tracing::debug!(%error, "a file of an ended transaction");
+        }
+    }
+}
+
+/// A base file that all its readers share. It lives no longer than the view holds the inode.
+pub(super) struct Reader {
+    inner: Ino,
+    fh: u64,
+    file: Arc<fs::OpenFile>,
+    users: u32,
+}
+
+impl Reader {
+    /// Closes the file.
+    pub(super) fn give_back(&self, base: &Stack) {
+        if let Err(error) = base.release(self.inner, self.fh) {
+            tracing::debug!(%error, "a file of the base");
         }
     }
 }
@@ -37,15 +71,77 @@ impl View {
             self.copy_up(ino, !truncates)?;
         }
         let (layer, inner) = self.serving(&self.node(ino)?);
-        if layer == Layer::Lower {
-            self.note_read(ino, inner)?;
+        if layer == Layer::Upper {
+            let opened = self.upper.open(inner, flags, Reopen::Daemon)?;
+            let keep_cache = self.update(ino, |node| !std::mem::take(&mut node.outdated))?;
+            return Ok(self.opened(OpenFile::own(layer, inner, opened.fh), keep_cache));
         }
-        let opened = self.stack(layer).open(inner, flags, Reopen::Daemon)?;
-        let keep_cache = match layer {
-            Layer::Upper => self.update(ino, |node| !std::mem::take(&mut node.outdated))?,
-            Layer::Lower => self.is_as_seen(ino, inner)?,
+        self.note_read(ino, inner)?;
+        if flags & EXECUTES != 0 {
+            // Nobody truncates the file of a program that runs, so each has its own.
+            let opened = self.lower.open(inner, flags, Reopen::Daemon)?;
+            return Ok(self.opened(OpenFile::own(layer, inner, opened.fh), false));
+        }
+        let (fh, file) = self.read_base(inner)?;
+        match self.is_as_seen(ino, &file) {
+            Ok(keep_cache) => {
+                let own = OpenFile::own(layer, inner, fh);
+                let file = OpenFile { shared: true, ..own };
+                Ok(self.opened(file, keep_cache))
+            }
+            Err(error) => {
+                self.read_no_more(inner);
+                Err(error)
+            }
+        }
+    }
+
+    /// One more reader of a base file.
+    fn read_base(&self, inner: Ino) -> Result<(u64, Arc<fs::OpenFile>)> {
+        if let Some(reader) = self.readers.lock().get_mut(&inner) {
+            reader.users += 1;
+            return Ok((reader.fh, reader.file.clone()));
+        }
+        let opened = self.lower.open(inner, libc::O_RDONLY, Reopen::Daemon)?;
+        let file = opened.file.ok_or(Error::Os(libc::EBADF))?;
+        let mut readers = self.readers.lock();
+        if let Some(reader) = readers.get_mut(&inner) {
+            // Somebody else was faster.
+            reader.users += 1;
+            let known = (reader.fh, reader.file.clone());
+            drop(readers);
+            self.lower.release(inner, opened.fh)?;
+            return Ok(known);
+        }
+        let (fh, users) = (opened.fh, 1);
+        let reader = Reader {
+            inner,
+            fh,
+            file: file.clone(),
+            users,
         };
-        Ok(self.opened(layer, inner, &opened, keep_cache))
+        readers.insert(inner, reader);
+        Ok((fh, file))
+    }
+
+    /// One reader less. The file stays open for the next one, unless many do.
+    fn read_no_more(&self, inner: Ino) {
+        let mut readers = self.readers.lock();
+        let many = readers.len() > KEPT_MAX;
+        if let Some(reader) = readers.get_mut(&inner) {
+            reader.users -= 1;
+            if many && reader.users == 0 {
+                let last = readers.remove(&inner);
+                drop(readers);
+                last.iter().for_each(|reader| reader.give_back(&self.lower));
+            }
+        }
+    }
+
+    /// The view is about to let go of a base inode: its number may become that of another.
+    pub(in crate::txn) fn read_never(&self, inner: Ino) {
+        let last = self.readers.lock().remove(&inner);
+        last.iter().for_each(|reader| reader.give_back(&self.lower));
     }
 
     /// Creates a file and opens it.
@@ -80,16 +176,12 @@ impl View {
             .upper
             .create(caller, dir, name, modes, flags, Reopen::Daemon)?;
         let entry = self.enter_new(parent, name, &made);
-        Ok((entry, self.opened(Layer::Upper, made.attr.ino, &opened, true)))
+        let file = OpenFile::own(Layer::Upper, made.attr.ino, opened.fh);
+        Ok((entry, self.opened(file, true)))
     }
 
-    fn opened(&self, layer: Layer, inner: Ino, opened: &Opened, keep_cache: bool) -> Opened {
+    fn opened(&self, file: OpenFile, keep_cache: bool) -> Opened {
         let number = self.next_handle();
-        let file = OpenFile {
-            layer,
-            inner,
-            fh: opened.fh,
-        };
         self.files.lock().insert(number, file);
         Opened {
             fh: number,
@@ -100,9 +192,17 @@ impl View {
     }
 
     /// Whether a base file is as it was at the last open, so that the kernel's pages of it are right.
-    fn is_as_seen(&self, ino: Ino, lower: Ino) -> Result<bool> {
-        let attr = self.lower.getattr(lower, None)?;
-        let now = Some((attr.size, attr.mtime, attr.ctime));
+    fn is_as_seen(&self, ino: Ino, file: &fs::OpenFile) -> Result<bool> {
+        let stat = rustix::fs::fstat(file)?;
+        let time = |secs, nanos| Timestamp {
+            secs,
+            nanos: nanos as u32,
+        };
+        let now = Some((
+            stat.st_size as u64,
+            time(stat.st_mtime, stat.st_mtime_nsec),
+            time(stat.st_ctime, stat.st_ctime_nsec),
+        ));
         self.update(ino, |node| std::mem::replace(&mut node.seen, now) == now)
     }
 
@@ -118,11 +218,7 @@ impl View {
             return Ok(file);
         };
         let opened = self.upper.open(inner, libc::O_RDONLY, Reopen::Daemon)?;
-        let copy = OpenFile {
-            layer: Layer::Upper,
-            inner,
-            fh: opened.fh,
-        };
+        let copy = OpenFile::own(Layer::Upper, inner, opened.fh);
         let surplus = {
             let mut files = self.files.lock();
             match files.get_mut(&fh) {
@@ -130,7 +226,7 @@ impl View {
                 _ => copy,
             }
         };
-        self.stack(surplus.layer).release(surplus.inner, surplus.fh)?;
+        self.close(surplus)?;
         self.files.lock().get(&fh).copied().ok_or(Error::Os(libc::EBADF))
     }
 
@@ -164,9 +260,17 @@ impl View {
     pub fn release(&self, fh: u64) -> Result<()> {
         let file = self.files.lock().remove(&fh);
         match file {
-            Some(file) => self.stack(file.layer).release(file.inner, file.fh),
+            Some(file) => self.close(file),
             None => Ok(()),
         }
+    }
+
+    fn close(&self, file: OpenFile) -> Result<()> {
+        if file.shared {
+            self.read_no_more(file.inner);
+            return Ok(());
+        }
+        self.stack(file.layer).release(file.inner, file.fh)
     }
 
     /// What is staged becomes durable at the commit, and is lost in a crash before it; until then there is nothing that

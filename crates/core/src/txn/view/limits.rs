@@ -115,6 +115,25 @@ impl View {
         Ok(())
     }
 
+    /// What was read counts as read as it is now.
+    pub(in crate::txn) fn accept_read(&self) -> Result<()> {
+        let read: Vec<Ino> = self.state.lock().read.keys().copied().collect();
+        for lower in read {
+            let now = self.lower.getattr(lower, None);
+            let mut state = self.state.lock();
+            match now {
+                Ok(now) => {
+                    let seen = Seen::of(&now);
+                    state.read.entry(lower).and_modify(|(_, before)| *before = seen);
+                }
+                Err(_) => {
+                    state.read.remove(&lower);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The nodes whose base is not as it was when it was read.
     pub(in crate::txn) fn changed_since_read(&self) -> Vec<u64> {
         if !self.is_strict() {
