@@ -149,7 +149,7 @@ impl Stack {
             libc::S_IFDIR,
             Reference::Descriptor,
         );
-        node.state.lock().fd = Some(Arc::new(root));
+        node.pin_fd(root);
         stack.table.pin(Arc::new(node));
         Ok(stack)
     }

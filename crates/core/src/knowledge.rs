@@ -188,7 +188,9 @@ impl Knowledge {
         if !request.fresh.wait.is_zero() {
             self.indexer.wait_idle(request.fresh.wait);
         }
-        if request.scope.is_some_and(|scope| !self.is_catalogued(scope)) {
+        if let Some(scope) = request.scope
+            && !self.is_catalogued(scope)?
+        {
             self.indexer.wait_seen(NEW_DIRECTORY_WAIT);
         }
         let mut answer = self.searcher.search(request)?;
@@ -202,8 +204,8 @@ impl Knowledge {
         Ok(answer)
     }
 
-    fn is_catalogued(&self, directory: NodeKey) -> bool {
-        self.store.mirror().id_of(directory).is_some()
+    fn is_catalogued(&self, directory: NodeKey) -> Result<bool> {
+        Ok(self.store.read(|rows| rows.id_of(directory))?.is_some())
     }
 
     /// Waits until every change that was seen is searchable. False when the time ran out first.
@@ -354,10 +356,8 @@ impl Knowledge {
 
     /// The path of a directory below the root, also of one that is kept out of the catalog or not in it yet.
     pub fn directory_path(&self, directory: NodeKey) -> Result<PathBuf> {
-        let known = {
-            let mirror = self.store.mirror();
-            mirror.id_of(directory).and_then(|id| mirror.path(id))
-        };
+        let id = self.store.read(|rows| rows.id_of(directory))?;
+        let known = id.and_then(|id| self.store.mirror().path(id));
         let asked = || self.mount.get()?.stack.path_of(directory);
         known
             .or_else(asked)

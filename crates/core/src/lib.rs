@@ -8,6 +8,7 @@ pub mod error;
 pub mod fs;
 pub mod ids;
 pub mod knowledge;
+mod label;
 pub mod metrics;
 pub mod pool;
 pub mod query;

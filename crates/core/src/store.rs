@@ -20,6 +20,7 @@ use crate::ids::{FileId, Generation};
 pub mod catalog;
 pub mod dir;
 pub mod file;
+mod interned;
 pub mod mirror;
 pub mod naming;
 mod pages;

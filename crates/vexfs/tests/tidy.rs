@@ -20,7 +20,7 @@ const CRATES: &[(&str, &[&str])] = &[
 /// Modules of the engine by rank: a module may use those of lower ranks. Modules of one rank never meet, but for the
 /// first rank, the words of all.
 const RANKS: &[&[&str]] = &[
-    &["ids", "error", "change", "metrics", "pool"],
+    &["ids", "error", "label", "change", "metrics", "pool"],
     &["store"],
     &["fs", "relation", "semantic"],
     &["txn"],

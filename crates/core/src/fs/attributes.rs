@@ -37,7 +37,7 @@ impl Stack {
         let fd = self.fd(&node)?;
         let fd = fd.as_fd();
         if set.is_empty() {
-            let being_written = node.state.lock().writing.is_some();
+            let being_written = node.is_being_written();
             set_id::drop_bits(caller, fd, being_written)?;
         }
         let by_root = caller.uid == 0 && set.uid.or(set.gid).is_some();
@@ -97,7 +97,7 @@ impl Stack {
     /// The target of a symbolic link, as it stands there.
     pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
         let node = self.node(ino)?;
-        if node.kind != libc::S_IFLNK {
+        if node.kind() != libc::S_IFLNK {
             return Err(Error::Os(libc::EINVAL));
         }
         Ok(rustix::fs::readlinkat(self.fd(&node)?, c"", Vec::new())?.into_bytes())

@@ -24,6 +24,19 @@ pub(crate) enum Handle {
     Long(Box<(i32, Vec<u8>)>),
 }
 
+/// Handles that say nothing but inode number and generation, and can be made again of them: those of nearly all local
+/// filesystems. The layouts are those of the kernel's `enum fid_type` and of the filesystems' export operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Form {
+    /// FILEID_INO32_GEN: ext2, ext3, ext4, f2fs, XFS with small inode numbers.
+    Inode32,
+    /// tmpfs: generation, then the inode number in two halves.
+    Tmpfs,
+    /// FILEID_INO64_GEN: XFS.
+    Inode64,
+}
+
 /// `struct file_handle` with room for the longest handle.
 #[repr(C)]
 struct RawHandle {
@@ -73,6 +86,33 @@ impl Handle {
             len: data.len() as u8,
             bytes,
         }
+    }
+
+    /// The handle of an inode on a filesystem whose handles have this form.
+    pub(crate) fn of(form: Form, number: u64, generation: u32) -> Handle {
+        let (low, high) = (number as u32, (number >> 32) as u32);
+        let (kind, words) = match form {
+            Form::Inode32 => (1, [low, generation, 0]),
+            Form::Tmpfs => (1, [generation, low, high]),
+            Form::Inode64 => (0x81, [low, high, generation]),
+        };
+        let len = if form == Form::Inode32 { 8 } else { 12 };
+        let mut bytes = [0; 12];
+        for (bytes, word) in bytes.chunks_exact_mut(4).zip(words) {
+            bytes.copy_from_slice(&word.to_ne_bytes());
+        }
+        Handle::new(kind, &bytes[..len])
+    }
+
+    /// The form by which this handle can be made again for inode `number`, if there is one.
+    pub(crate) fn form(&self, number: u64) -> Option<Form> {
+        let form = match (self.kind(), self.bytes().len()) {
+            (1, 8) => Form::Inode32,
+            (1, 12) => Form::Tmpfs,
+            (0x81, 12) => Form::Inode64,
+            _ => return None,
+        };
+        (Handle::of(form, number, self.generation()) == *self).then_some(form)
     }
 
     /// Opens the inode; `mount` is any descriptor on its mount but an O_PATH one. Needs CAP_DAC_READ_SEARCH. ESTALE when the inode
@@ -247,5 +287,28 @@ mod tests {
         let other = short(0x97, &[1, 2, 3]);
         assert_eq!(other.is_of(1), None);
         assert_ne!(other.generation(), short(0x97, &[1, 2, 4]).generation());
+    }
+
+    #[test]
+    fn a_handle_of_a_known_form_is_made_again_of_number_and_generation() {
+        for (form, number) in [
+            (Form::Inode32, 7),
+            (Form::Tmpfs, 7 << 33),
+            (Form::Inode64, u64::MAX),
+        ] {
+            let handle = Handle::of(form, number, 9);
+            assert_eq!((handle.is_of(number), handle.generation()), (Some(true), 9));
+            assert_eq!(handle.form(number), Some(form));
+            assert_eq!(handle.form(number - 1), None, "of another inode");
+        }
+        assert_eq!(Handle::new(0x97, &[1, 2, 3]).form(1), None);
+        let dir = tempfile::tempdir().unwrap();
+        let fd = std::fs::File::open(dir.path()).unwrap();
+        let number = fd.metadata().unwrap().ino();
+        if let Ok(handle) = Handle::at(fd.as_fd(), OsStr::new(""))
+            && let Some(form) = handle.form(number)
+        {
+            assert_eq!(Handle::of(form, number, handle.generation()), handle);
+        }
     }
 }

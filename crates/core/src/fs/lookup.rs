@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, Statx};
@@ -132,13 +133,10 @@ impl Stack {
         let by_name = handle.is_none();
         let node = self.table.refer(
             &found,
-            |current| by_name && !is_at(current, place),
+            |known| by_name && !place.is_none_or(|(parent, name)| known.reference().is_name(parent, name)),
             || match (handle, place) {
                 (Some(handle), _) => Reference::Handle(handle),
-                (None, Some((parent, name))) => Reference::Name {
-                    parent,
-                    name: name.into(),
-                },
+                (None, Some((parent, name))) => Reference::name(parent, name),
                 (None, None) => Reference::Descriptor,
             },
         );
@@ -175,23 +173,29 @@ impl Stack {
     }
 
     fn reopen_once(&self, node: &Arc<Node>, flags: i32) -> Result<OwnedFd> {
-        let reference = node.state.lock().reference.clone();
-        match reference {
+        match node.reference() {
             Reference::Handle(handle) => Ok(handle.open(&self.mounts.get(node.mount).fd, flags)?),
             Reference::Name { parent, name } => {
                 let parent = self.node(parent)?;
                 let dir = self.fd(&parent)?;
                 // Truncation waits until it is known that this is the file that was meant.
-                let fd = open_beneath(dir.as_fd(), &name, flags & !libc::O_TRUNC | libc::O_NOFOLLOW, 0)
-                    .map_err(|e| {
-                        if matches!(e, Errno::NOENT | Errno::LOOP) {
-                            Errno::STALE
-                        } else {
-                            e
-                        }
-                    })?;
+                let fd = open_beneath(
+                    dir.as_fd(),
+                    OsStr::from_bytes(name.as_bytes()),
+                    flags & !libc::O_TRUNC | libc::O_NOFOLLOW,
+                    0,
+                )
+                .map_err(|e| {
+                    if matches!(e, Errno::NOENT | Errno::LOOP) {
+                        Errno::STALE
+                    } else {
+                        e
+                    }
+                })?;
                 let stat = stat_fd(&fd)?;
-                if stat.stx_ino != node.number || birth(&stat) != node.generation || kind(&stat) != node.kind
+                if stat.stx_ino != node.number
+                    || birth(&stat) != node.generation
+                    || kind(&stat) != node.kind()
                 {
                     return Err(Error::Os(libc::ESTALE));
                 }
@@ -202,7 +206,7 @@ impl Stack {
             }
             Reference::Descriptor => {
                 let kept = node.kept_fd().ok_or(Error::Os(libc::ESTALE))?;
-                match node.kind {
+                match node.kind() {
                     libc::S_IFDIR => Ok(open_beneath(kept.as_fd(), OsStr::new("."), flags, 0)?),
                     _ => reopen_fd(kept.as_fd(), flags),
                 }
@@ -233,12 +237,4 @@ pub(super) fn open_beneath(
 ) -> Result<OwnedFd, Errno> {
     let flags = OFlags::from_bits_retain((flags | libc::O_CLOEXEC) as u32);
     rustix::fs::openat2(dir, name, flags, Mode::from_raw_mode(mode & 0o7777), RESOLVE)
-}
-
-fn is_at(reference: &Reference, place: Option<(Ino, &OsStr)>) -> bool {
-    match (reference, place) {
-        (Reference::Name { parent, name }, Some((p, n))) => *parent == p && **name == *n,
-        (_, None) => true,
-        _ => false,
-    }
 }

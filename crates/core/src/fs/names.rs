@@ -147,19 +147,13 @@ impl Stack {
         rustix::fs::renameat_with(&from_fd, name, &to_fd, new_name, flags)?;
         if let Some(target) = &target {
             if flags.contains(RenameFlags::EXCHANGE) {
-                target.state.lock().reference = Reference::Name {
-                    parent,
-                    name: name.into(),
-                };
+                target.set_reference(Reference::name(parent, name));
             } else if moved.as_ref().is_none_or(|m| !Arc::ptr_eq(m, target)) {
-                target.state.lock().reference = Reference::Descriptor;
+                target.set_reference(Reference::Descriptor);
             }
         }
         if let Some(moved) = moved {
-            moved.state.lock().reference = Reference::Name {
-                parent: new_parent,
-                name: new_name.into(),
-            };
+            moved.set_reference(Reference::name(new_parent, new_name));
         }
         // The new name first: the file is found moved before its old name is found missing.
         self.name_changed(&to, new_name);
@@ -188,7 +182,7 @@ impl Stack {
         let victim = self.named_only(&dir, dir_fd.as_fd(), name);
         rustix::fs::unlinkat(&dir_fd, name, how)?;
         if let Some(victim) = victim {
-            victim.state.lock().reference = Reference::Descriptor;
+            victim.set_reference(Reference::Descriptor);
         }
         self.name_changed(&dir, name);
         Ok(())
@@ -216,14 +210,8 @@ impl Stack {
         if node.generation != birth(&stat) {
             return None;
         }
-        {
-            let state = node.state.lock();
-            let Reference::Name { parent, name: known } = &state.reference else {
-                return None;
-            };
-            if *parent != dir.ino || **known != *name {
-                return None;
-            }
+        if !node.reference().is_name(dir.ino, name) {
+            return None;
         }
         self.fd(&node).ok()?;
         Some(node)

@@ -3,14 +3,16 @@
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use super::handle::Handle;
+use super::handle::{Form, Handle};
 use super::stat::Stamp;
 use crate::ids::Ino;
+use crate::label::Label;
 
 /// A backing inode. It lives in the table as long as the kernel counts lookups of it, and longer in the open files.
 pub(crate) struct Node {
@@ -22,29 +24,51 @@ pub(crate) struct Node {
     pub(crate) mount: u32,
     /// Tells two uses of one inode number apart.
     pub(crate) generation: u32,
-    /// Type bits of the mode; they never change while an inode lives.
-    pub(crate) kind: u32,
     /// Lookups that the kernel has not taken back. Changed under the lock of the table's shard only.
-    pub(super) lookups: AtomicU64,
+    pub(super) lookups: AtomicU32,
+    /// Type bits of the mode, moved down; they never change while an inode lives.
+    kind: u8,
+    /// How its handle is made of number and generation, if it is.
+    form: Option<Form>,
     /// The descriptor was used since the clock's hand passed.
     hot: AtomicBool,
     /// Extended attributes known to be missing, as bits of [`Absent`].
     absent: AtomicU8,
     /// Taken after the table's shard, never across a system call.
-    pub(super) state: Mutex<State>,
+    state: Mutex<State>,
 }
 
-/// The changing part of a node.
-pub(super) struct State {
-    pub(super) reference: Reference,
+/// The kernel may know a million inodes, and this is what each costs, with 16 bytes around it.
+const _: () = assert!(size_of::<Node>() == 56);
+
+/// The changing part of a node. Most have none.
+#[derive(Default)]
+struct State {
+    /// How the inode is opened again, if not by a handle of a known form.
+    reference: Option<Box<Reference>>,
+    uses: Option<Box<Uses>>,
+}
+
+/// Where the type stands in a mode.
+const KIND_SHIFT: u32 = 12;
+
+/// What is remembered of an inode that is in use.
+#[derive(Default)]
+pub(super) struct Uses {
     /// An O_PATH descriptor: of hot directories, and of files that cannot be opened in another way.
-    pub(super) fd: Option<Arc<OwnedFd>>,
+    fd: Option<Arc<OwnedFd>>,
     /// Exists while somebody has the file open for writing.
     pub(super) writing: Option<Box<Writing>>,
     /// Programs that run from the file.
     pub(super) executing: u32,
     /// The file as the last of our writers left it, or as it was when cached pages of the kernel were right.
-    pub(super) settled: Option<Box<Stamp>>,
+    pub(super) settled: Option<Stamp>,
+}
+
+impl Uses {
+    fn is_none(&self) -> bool {
+        self.fd.is_none() && self.writing.is_none() && self.executing == 0 && self.settled.is_none()
+    }
 }
 
 /// How the inode is opened again.
@@ -53,9 +77,27 @@ pub(super) enum Reference {
     /// By its handle: nothing can get in the way while the inode lives.
     Handle(Handle),
     /// By the last name that it was looked up by; the inode found there is compared.
-    Name { parent: Ino, name: Box<OsStr> },
+    Name { parent: Ino, name: Label },
     /// Only by the descriptor: the root, and files that lost the name.
     Descriptor,
+}
+
+impl Reference {
+    /// By a name in a directory.
+    pub(super) fn name(parent: Ino, name: &OsStr) -> Reference {
+        Reference::Name {
+            parent,
+            name: Label::new(name.as_bytes()),
+        }
+    }
+
+    /// Whether it is by this name.
+    pub(super) fn is_name(&self, in_parent: Ino, called: &OsStr) -> bool {
+        match self {
+            Reference::Name { parent, name } => *parent == in_parent && name.as_bytes() == called.as_bytes(),
+            _ => false,
+        }
+    }
 }
 
 /// What is remembered while a file is open for writing.
@@ -99,36 +141,87 @@ impl Node {
         kind: u32,
         reference: Reference,
     ) -> Node {
+        let form = match &reference {
+            Reference::Handle(handle) if handle.generation() == generation => handle.form(number),
+            _ => None,
+        };
         Node {
             ino,
             number,
             mount,
             generation,
-            kind,
-            lookups: AtomicU64::new(0),
+            lookups: AtomicU32::new(0),
+            kind: (kind >> KIND_SHIFT) as u8,
+            form,
             hot: AtomicBool::new(false),
             absent: AtomicU8::new(0),
             state: Mutex::new(State {
-                reference,
-                fd: None,
-                writing: None,
-                executing: 0,
-                settled: None,
+                reference: form.is_none().then(|| Box::new(reference)),
+                uses: None,
             }),
         }
     }
 
+    /// Type bits of the mode.
+    pub(crate) fn kind(&self) -> u32 {
+        u32::from(self.kind) << KIND_SHIFT
+    }
+
     pub(crate) fn is_dir(&self) -> bool {
-        self.kind == libc::S_IFDIR
+        self.kind() == libc::S_IFDIR
     }
 
     pub(crate) fn is_file(&self) -> bool {
-        self.kind == libc::S_IFREG
+        self.kind() == libc::S_IFREG
+    }
+
+    /// How it is opened again.
+    pub(super) fn reference(&self) -> Reference {
+        match self.form {
+            Some(form) => Reference::Handle(Handle::of(form, self.number, self.generation)),
+            None => match &self.state.lock().reference {
+                Some(reference) => (**reference).clone(),
+                None => Reference::Descriptor,
+            },
+        }
+    }
+
+    /// It is opened again by `reference` from now on, unless its handle serves for ever.
+    pub(super) fn set_reference(&self, reference: Reference) {
+        if self.form.is_none() {
+            self.state.lock().reference = Some(Box::new(reference));
+        }
+    }
+
+    /// Looks at what is remembered of its use, if it is or was in use.
+    pub(super) fn look<T>(&self, f: impl FnOnce(&Uses) -> T) -> Option<T> {
+        self.state.lock().uses.as_deref().map(f)
+    }
+
+    /// Changes what is remembered of its use.
+    pub(super) fn change<T>(&self, f: impl FnOnce(&mut Uses) -> T) -> T {
+        let mut state = self.state.lock();
+        let uses = state.uses.get_or_insert_default();
+        let result = f(uses);
+        if uses.is_none() {
+            state.uses = None;
+        }
+        result
+    }
+
+    /// Whether somebody has the file open for writing.
+    pub(super) fn is_being_written(&self) -> bool {
+        self.look(|uses| uses.writing.is_some()).unwrap_or(false)
+    }
+
+    /// Keeps a descriptor until the table lets go of the node: nothing else leads to it.
+    pub(super) fn pin_fd(&self, fd: OwnedFd) {
+        self.change(|uses| uses.fd = Some(Arc::new(fd)));
     }
 
     /// The kept descriptor, if there is one.
     pub(super) fn kept_fd(&self) -> Option<Arc<OwnedFd>> {
-        let fd = self.state.lock().fd.clone();
+        let fd = self.look(|uses| uses.fd.clone()).flatten();
         if fd.is_some() && !self.hot.load(Relaxed) {
             self.hot.store(true, Relaxed);
         }
@@ -169,15 +262,11 @@ impl KeptFds {
 
     /// Keeps `fd` in the node, unless it has one, and lets go of others beyond the capacity.
     pub(super) fn keep(&self, node: &Arc<Node>, fd: OwnedFd) -> Arc<OwnedFd> {
-        let fd = {
-            let mut state = node.state.lock();
-            if let Some(kept) = &state.fd {
-                return kept.clone();
-            }
-            let fd = Arc::new(fd);
-            state.fd = Some(fd.clone());
-            fd
-        };
+        let fd = Arc::new(fd);
+        let kept = node.change(|uses| uses.fd.get_or_insert_with(|| fd.clone()).clone());
+        if !Arc::ptr_eq(&kept, &fd) {
+            return kept;
+        }
         let mut dropped = Vec::new();
         {
             let mut clock = self.clock.lock();
@@ -215,10 +304,9 @@ impl KeptFds {
 impl Node {
     /// Takes the descriptor out of the node, unless nothing else leads to the inode.
     fn release_fd(&self) -> Option<Arc<OwnedFd>> {
-        let mut state = self.state.lock();
-        match state.reference {
+        match self.reference() {
             Reference::Descriptor => None,
-            _ => state.fd.take(),
+            _ => self.change(|uses| uses.fd.take()),
         }
     }
 }
@@ -238,10 +326,7 @@ mod tests {
     #[test]
     fn the_clock_spares_what_was_used_and_what_cannot_be_opened_again() {
         let kept = KeptFds::new(2);
-        let named = || Reference::Name {
-            parent: Ino(1),
-            name: OsStr::new("x").into(),
-        };
+        let named = || Reference::name(Ino(1), OsStr::new("x"));
         let (pinned, hot, cold, new) = (
             node(1, Reference::Descriptor),
             node(2, named()),

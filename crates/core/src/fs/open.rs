@@ -99,7 +99,7 @@ impl Stack {
         }
         if flags & libc::O_TRUNC != 0 {
             // The kernel finds out only after we have truncated: too late for whoever runs the file.
-            if node.state.lock().executing > 0 {
+            if node.look(|uses| uses.executing > 0) == Some(true) {
                 return Err(Error::Os(libc::ETXTBSY));
             }
             // A reader may truncate a file that he may write; a descriptor for reading alone may not.
@@ -129,20 +129,19 @@ impl Stack {
     ) -> Result<Opened> {
         let stamp = Stamp::of(stat);
         let mut keep_cache = true;
-        {
-            let mut state = node.state.lock();
+        node.change(|uses| {
             if purpose == Use::Execute {
-                state.executing += 1;
+                uses.executing += 1;
             }
             if purpose == Use::Write {
-                match &mut state.writing {
+                match &mut uses.writing {
                     Some(writing) => {
                         writing.writers += 1;
                         writing.indexed = indexed.unwrap_or(writing.indexed);
                     }
                     None => {
                         let indexed = indexed.unwrap_or(stamp);
-                        state.writing = Some(Box::new(Writing {
+                        uses.writing = Some(Box::new(Writing {
                             writers: 1,
                             indexed,
                             told: stamp,
@@ -151,10 +150,10 @@ impl Stack {
                 }
             }
             if how == Reopen::Daemon && !self.is_trusted(node.ino) {
-                keep_cache = state.settled.as_deref() == Some(&stamp);
-                state.settled = Some(Box::new(stamp));
+                keep_cache = uses.settled == Some(stamp);
+                uses.settled = Some(stamp);
             }
-        }
+        });
         if purpose == Use::Write {
             self.about_to_be_written(node.ino, stat);
         }
@@ -225,7 +224,7 @@ impl Stack {
         match file.purpose {
             Use::Read => {}
             Use::Write => self.settle(&file, true)?,
-            Use::Execute => file.node.state.lock().executing -= 1,
+            Use::Execute => file.node.change(|uses| uses.executing -= 1),
         }
         Ok(())
     }
@@ -306,20 +305,19 @@ impl Stack {
         let stat = stat_fd(&file.fd)?;
         let now = Stamp::of(&stat);
         let (mut changed, mut stale) = (false, false);
-        {
-            let mut state = file.node.state.lock();
-            if let Some(writing) = &mut state.writing {
+        file.node.change(|uses| {
+            if let Some(writing) = &mut uses.writing {
                 changed = writing.indexed != now;
                 stale = writing.told != now && writing.told.size == now.size;
                 writing.indexed = now;
                 writing.told = now;
                 writing.writers -= u32::from(last);
                 if writing.writers == 0 {
-                    state.writing = None;
-                    state.settled = Some(Box::new(now));
+                    uses.writing = None;
+                    uses.settled = Some(now);
                 }
             }
-        }
+        });
         if changed {
             self.changes.changed(Change::Content {
                 node: self.key(&file.node),
@@ -333,8 +331,12 @@ impl Stack {
 
     /// Remembers what the kernel is told of a file that is being written.
     pub(super) fn tell(&self, node: &Node, stat: &Statx) {
-        if let Some(writing) = &mut node.state.lock().writing {
-            writing.told = Stamp::of(stat);
+        if node.is_being_written() {
+            node.change(|uses| {
+                if let Some(writing) = &mut uses.writing {
+                    writing.told = Stamp::of(stat);
+                }
+            });
         }
     }
 

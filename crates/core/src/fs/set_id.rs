@@ -60,7 +60,7 @@ impl Stack {
             && self
                 .table
                 .get(attr.ino)
-                .is_some_and(|node| node.state.lock().writing.is_some());
+                .is_some_and(|node| node.is_being_written());
         match may_lose_bits {
             true => Duration::ZERO,
             false => self.ttl_of(attr.ino),

@@ -48,9 +48,7 @@ impl Stack {
 
     /// Whether somebody has the file open for writing.
     pub(crate) fn is_being_written(&self, ino: Ino) -> bool {
-        self.table
-            .get(ino)
-            .is_some_and(|node| node.state.lock().writing.is_some())
+        self.table.get(ino).is_some_and(|node| node.is_being_written())
     }
 
     /// The way to the kernel's caches, if there is a kernel.

@@ -3,9 +3,9 @@
 //! The count goes up by one with every entry that is answered and down with FORGET; a node leaves the table when it
 //! reaches zero. Both happen under the lock of the node's shard, so a node that was removed is never revived.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::borrow::Borrow;
+use std::collections::HashSet;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -17,7 +17,34 @@ use crate::ids::Ino;
 /// Enough that two threads rarely meet, few enough that empty shards cost nothing.
 const SHARDS: usize = 64;
 
-type Shard = Mutex<HashMap<u64, Arc<Node>, BuildHasherDefault<NumberHasher>>>;
+/// A count that reaches this stays there, and the node with it: that takes a program four thousand million lookups that
+/// the kernel does not take back.
+const PINNED: u32 = u32::MAX;
+
+type Shard = Mutex<HashSet<ByNumber, BuildHasherDefault<NumberHasher>>>;
+
+/// A node under its number, which stands in it alone.
+struct ByNumber(Arc<Node>);
+
+impl Borrow<u64> for ByNumber {
+    fn borrow(&self) -> &u64 {
+        &self.0.ino.0
+    }
+}
+
+impl Hash for ByNumber {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.ino.0.hash(state);
+    }
+}
+
+impl PartialEq for ByNumber {
+    fn eq(&self, other: &ByNumber) -> bool {
+        self.0.ino == other.0.ino
+    }
+}
+
+impl Eq for ByNumber {}
 
 pub(super) struct Table {
     shards: Vec<Shard>,
@@ -43,25 +70,25 @@ impl Table {
 
     /// The node with this number.
     pub(super) fn get(&self, ino: Ino) -> Option<Arc<Node>> {
-        self.shard(ino).lock().get(&ino.0).cloned()
+        self.shard(ino).lock().get(&ino.0).map(|known| known.0.clone())
     }
 
     /// Puts a node in that is never forgotten: the root.
     pub(super) fn pin(&self, node: Arc<Node>) {
-        node.lookups.store(1 << 62, Relaxed);
-        self.shard(node.ino).lock().insert(node.ino.0, node);
+        node.lookups.store(PINNED, Relaxed);
+        self.shard(node.ino).lock().insert(ByNumber(node));
         self.len.fetch_add(1, Relaxed);
     }
 
     /// Counts a lookup of the inode that was found, and gives its node. `reference` is asked for a new node, and for
-    /// a known one whose `refresh` says that its reference should follow (it gets the current one).
+    /// a known one of which `refresh` says that its reference should follow.
     ///
     /// If the number is known for another inode, which is then dead, the new one takes its place and its count: the
     /// kernel notices by the generation, and will forget the sum.
     pub(super) fn refer(
         &self,
         found: &Found,
-        refresh: impl FnOnce(&Reference) -> bool,
+        refresh: impl FnOnce(&Node) -> bool,
         reference: impl FnOnce() -> Reference,
     ) -> Arc<Node> {
         let fresh = |reference| {
@@ -75,50 +102,49 @@ impl Table {
             ))
         };
         let mut shard = self.shard(found.ino).lock();
-        match shard.entry(found.ino.0) {
-            Entry::Occupied(mut known) => {
-                let count = known.get().lookups.fetch_add(1, Relaxed) + 1;
-                if known.get().generation != found.generation || known.get().kind != found.kind {
-                    let node = fresh(reference());
-                    node.lookups.store(count, Relaxed);
-                    known.insert(node);
-                } else {
-                    let mut state = known.get().state.lock();
-                    if refresh(&state.reference) {
-                        state.reference = reference();
-                    }
-                }
-                known.get().clone()
-            }
-            Entry::Vacant(free) => {
-                let node = fresh(reference());
-                node.lookups.store(1, Relaxed);
-                self.len.fetch_add(1, Relaxed);
-                free.insert(node).clone()
-            }
+        let Some(ByNumber(known)) = shard.get(&found.ino.0) else {
+            let node = fresh(reference());
+            node.lookups.store(1, Relaxed);
+            self.len.fetch_add(1, Relaxed);
+            shard.insert(ByNumber(node.clone()));
+            return node;
+        };
+        let count = known.lookups.load(Relaxed).saturating_add(1);
+        known.lookups.store(count, Relaxed);
+        if known.generation != found.generation || known.kind() != found.kind {
+            let node = fresh(reference());
+            node.lookups.store(count, Relaxed);
+            shard.replace(ByNumber(node.clone()));
+            return node;
         }
+        if refresh(known) {
+            known.set_reference(reference());
+        }
+        known.clone()
     }
 
     /// Takes `count` lookups back; gives the node when that was the last one.
     pub(super) fn forget(&self, ino: Ino, count: u64) -> Option<Arc<Node>> {
         let mut shard = self.shard(ino).lock();
-        let Entry::Occupied(known) = shard.entry(ino.0) else {
+        let ByNumber(known) = shard.get(&ino.0)?;
+        let lookups = known.lookups.load(Relaxed);
+        if lookups == PINNED {
             return None;
-        };
-        let left = known.get().lookups.load(Relaxed).saturating_sub(count);
-        known.get().lookups.store(left, Relaxed);
+        }
+        let left = u64::from(lookups).saturating_sub(count) as u32;
+        known.lookups.store(left, Relaxed);
         if left > 0 {
             return None;
         }
         self.len.fetch_sub(1, Relaxed);
-        Some(known.remove())
+        shard.take(&ino.0).map(|known| known.0)
     }
 
     /// The numbers of all inodes that the kernel knows.
     pub(super) fn all(&self) -> Vec<Ino> {
         self.shards
             .iter()
-            .flat_map(|shard| shard.lock().keys().map(|n| Ino(*n)).collect::<Vec<_>>())
+            .flat_map(|shard| shard.lock().iter().map(|known| known.0.ino).collect::<Vec<_>>())
             .collect()
     }
 
@@ -200,6 +226,17 @@ mod tests {
             "the kernel still knows the new one"
         );
         assert!(table.forget(Ino(7), 1).is_some());
+    }
+
+    #[test]
+    fn a_count_at_its_end_keeps_the_node() {
+        let table = Table::new();
+        let node = table.refer(&found(7, 1), |_| false, || Reference::Descriptor);
+        node.lookups.store(PINNED - 1, Relaxed);
+        table.refer(&found(7, 1), |_| false, || Reference::Descriptor);
+        table.refer(&found(7, 1), |_| false, || Reference::Descriptor);
+        assert!(table.forget(Ino(7), u64::MAX).is_none());
+        assert!(table.get(Ino(7)).is_some());
     }
 
     #[test]

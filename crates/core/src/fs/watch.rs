@@ -153,12 +153,11 @@ impl Stack {
     /// Whether a file that somebody wrote is as we left it: then the writer came through the mount.
     fn is_settled(&self, node: &Arc<Node>, place: Option<(Ino, &OsStr)>) -> bool {
         let settled = {
-            let state = node.state.lock();
-            if state.writing.is_some() {
+            if node.is_being_written() {
                 // Its release will look.
                 return true;
             }
-            state.settled.as_deref().copied()
+            node.look(|uses| uses.settled).flatten()
         };
         settled.is_some() && settled == self.stamp_now(node, place)
     }

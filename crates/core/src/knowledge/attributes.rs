@@ -57,7 +57,7 @@ impl Knowledge {
     /// The value of an attribute of an inode, for a caller who may read it.
     pub fn xattr_get(&self, caller: &Caller, node: NodeKey, name: &OsStr) -> Result<Vec<u8>> {
         let name = Name::read(name)?;
-        match (self.file_id(node), name) {
+        match (self.file_id(node)?, name) {
             // The file is there, its event is on the way.
             (None, Name::State) => Ok(b"pending".to_vec()),
             (None, _) => Err(Error::NoAttribute),
@@ -134,7 +134,7 @@ impl Knowledge {
     /// Removes an attribute of an inode.
     pub fn xattr_remove(&self, node: NodeKey, name: &OsStr) -> Result<()> {
         let name = Name::read(name)?;
-        let file = self.file_id(node).ok_or(Error::NoAttribute)?;
+        let file = self.file_id(node)?.ok_or(Error::NoAttribute)?;
         match name {
             Name::Vec(space) => {
                 self.spaces.remove(file, space)?;
@@ -191,7 +191,7 @@ impl Knowledge {
 
     /// The names of what was set on an inode.
     pub fn xattr_list(&self, node: NodeKey) -> Result<Vec<String>> {
-        let Some(file) = self.file_id(node) else {
+        let Some(file) = self.file_id(node)? else {
             return Ok(Vec::new());
         };
         self.store.read(|rows| {
@@ -237,15 +237,15 @@ impl Knowledge {
         self.xattr_list(self.node_at(caller, path, false)?)
     }
 
-    pub(super) fn file_id(&self, node: NodeKey) -> Option<FileId> {
-        self.store.mirror().id_of(node)
+    pub(super) fn file_id(&self, node: NodeKey) -> Result<Option<FileId>> {
+        self.store.read(|rows| rows.id_of(node))
     }
 
     /// The file's id, waiting for its event where it was just made.
     pub(super) fn entered(&self, node: NodeKey) -> Result<FileId> {
         let deadline = Instant::now() + ENTER_WAIT;
         loop {
-            if let Some(file) = self.file_id(node) {
+            if let Some(file) = self.file_id(node)? {
                 return Ok(file);
             }
             if Instant::now() >= deadline {

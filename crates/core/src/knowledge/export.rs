@@ -29,7 +29,7 @@ impl Knowledge {
     /// The files behind `after`, in the order of their ids: those below `directory` that the caller may read, with
     /// tags, metadata, vectors and relations.
     pub fn export(&self, caller: &Caller, directory: &Path, after: FileId, limit: usize) -> Result<Page> {
-        let scope = self.file_id(self.node_at(caller, directory, false)?);
+        let scope = self.file_id(self.node_at(caller, directory, false)?)?;
         let limit = limit.clamp(1, PAGE_MAX);
         let ids = self.store.read(|rows| rows.live_ids(after, limit))?;
         let next = (ids.len() == limit).then(|| ids.last().copied()).flatten();

@@ -22,6 +22,7 @@ use crate::ids::{FileId, Generation, PassageId};
 use crate::query::answer::{exact_path, path_text};
 use crate::semantic::lexical::Snapshot;
 use crate::store::file::State;
+use crate::store::mirror::Node;
 
 /// A longer file is not searched; the answer says how many were not.
 const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -165,14 +166,14 @@ impl Knowledge {
     fn searched_files(&self, caller: &Caller, pattern: &Pattern) -> Result<Vec<(FileId, PathBuf)>> {
         let node = self.node_at(caller, &pattern.path, false)?;
         let scope = self
-            .file_id(node)
+            .file_id(node)?
             .ok_or_else(|| Error::NotFound(path_text(&pattern.path)))?;
         let passing = self.searcher.passing(caller, &pattern.conditions, scope)?;
         let mirror = self.store.mirror();
         let mut files: Vec<(FileId, PathBuf)> = passing
             .into_iter()
             .filter(|file| {
-                let state = mirror.get(*file).map(|node| &node.state);
+                let state = mirror.get(*file).map(Node::state);
                 matches!(state, Some(State::Ready | State::Stale | State::Pending))
             })
             .filter_map(|file| Some((file, mirror.path(file)?)))

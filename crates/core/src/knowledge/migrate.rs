@@ -300,7 +300,7 @@ impl Fill<'_> {
     fn forget_gone(&self, tag: u64) -> Result<()> {
         let there: HashSet<FileId> = {
             let mirror = self.knowledge.store.mirror();
-            let with_passages = mirror.iter().filter(|(_, node)| node.passages > 0);
+            let with_passages = mirror.iter().filter(|(_, node)| node.passages() > 0);
             with_passages.map(|(file, _)| file).collect()
         };
         let mut batch = Batch::new();

@@ -130,7 +130,7 @@ impl Knowledge {
         direction: Direction,
     ) -> Result<Vec<Shown>> {
         let node = self.node_at(caller, path, false)?;
-        match self.file_id(node) {
+        match self.file_id(node)? {
             Some(file) => self.relations_of(caller, file, kind, direction),
             // The file is there, its event is on the way.
             None => Ok(Vec::new()),
@@ -164,7 +164,7 @@ impl Knowledge {
             }
             let mirror = self.store.mirror();
             for end in ends.iter().filter_map(|(_, _, end)| *end) {
-                if mirror.get(end).is_none_or(|node| node.names().is_empty()) {
+                if mirror.get(end).is_none_or(|node| node.names().next().is_none()) {
                     gone.insert(end, rows.gone_path(end)?);
                 }
             }
@@ -288,7 +288,7 @@ impl Knowledge {
     /// # Errors
     /// [`Error::Excluded`] where it will never have an id: below a folder that a rule keeps out.
     pub(super) fn known_at(&self, node: NodeKey, path: &Path) -> Result<FileId> {
-        if let Some(file) = self.file_id(node) {
+        if let Some(file) = self.file_id(node)? {
             return Ok(file);
         }
         let above = self.store.read(|rows| {
@@ -313,7 +313,7 @@ impl Knowledge {
     pub fn unrelate(&self, caller: &Caller, tellings: &[Telling]) -> Result<Generation> {
         let mut found = Vec::with_capacity(tellings.len());
         for telling in tellings {
-            let file = self.file_id(self.node_at(caller, &telling.from, true)?);
+            let file = self.file_id(self.node_at(caller, &telling.from, true)?)?;
             let shown = match file {
                 Some(file) => self.relations_of(caller, file, Some(&telling.kind), Direction::Out)?,
                 None => Vec::new(),

@@ -32,21 +32,21 @@ impl Teller for Knowledge {
     }
 
     fn settle(&self, node: NodeKey, dir: NodeKey, name: &OsStr) {
-        let is_known = {
-            let mirror = self.store.mirror();
-            let named = mirror.id_of(node).and_then(|file| mirror.get(file));
-            named.is_some_and(|file| {
-                let mut names = file.names().iter();
-                names.any(|at| at.as_os_str() == name && Some(at.parent) == mirror.id_of(dir))
-            })
-        };
-        if !is_known {
+        let known = self.store.read(|rows| match rows.id_of(dir)? {
+            Some(dir) => {
+                let there = rows.child(dir, name)?;
+                Ok(there.is_some() && there == rows.id_of(node)?)
+            }
+            None => Ok(false),
+        });
+        // What cannot be read is waited for, and the one who asked next hears of it.
+        if !known.unwrap_or(false) {
             self.indexer.wait_seen(SETTLE_WAIT);
         }
     }
 
     fn version(&self, node: NodeKey, name: &OsStr) -> Result<Option<Vec<u8>>> {
-        let Some(file) = self.file_id(node) else {
+        let Some(file) = self.file_id(node)? else {
             return Ok(None);
         };
         match Name::read(name)? {

@@ -226,9 +226,9 @@ impl Knowledge {
         {
             let mirror = self.store.mirror();
             for (id, node) in mirror.iter() {
-                match node.state {
+                match node.state() {
                     State::Orphan => orphans += 1,
-                    _ if node.facts.kind == Kind::File && node.state.is_live() => {
+                    _ if node.kind() == Kind::File && node.state().is_live() => {
                         files.extend(mirror.path(id).map(|path| (id, path)));
                     }
                     _ => {}

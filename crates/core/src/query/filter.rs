@@ -83,12 +83,12 @@ impl<'a> Sieve<'a> {
         if self.passes_all() {
             return 1.0;
         }
-        let found = mirror.iter().filter(|(_, node)| node.passages > 0).take(SAMPLE);
+        let found = mirror.iter().filter(|(_, node)| node.passages() > 0).take(SAMPLE);
         let (mut all, mut passing) = (0, 0);
         for (file, node) in found {
-            all += node.passages;
+            all += node.passages();
             if self.passes(mirror, file) {
-                passing += node.passages;
+                passing += node.passages();
             }
         }
         // What did not turn up in the sample may still be there.
@@ -107,9 +107,9 @@ impl<'a> Sieve<'a> {
         passes
     }
 
-    fn judge(&self, mirror: &Mirror, file: FileId, node: &Node) -> bool {
-        node.facts.kind == Kind::File
-            && node.state.is_live()
+    fn judge(&self, mirror: &Mirror, file: FileId, node: Node<'_>) -> bool {
+        node.kind() == Kind::File
+            && node.state().is_live()
             && self.scope.is_none_or(|scope| mirror.is_within(file, scope))
             && self.conditions.iter().all(|group| {
                 group.terms.iter().any(|term| {
@@ -125,8 +125,8 @@ impl<'a> Sieve<'a> {
             })
     }
 
-    fn holds(&self, filter: &Filter, mirror: &Mirror, file: FileId, node: &Node) -> bool {
-        let name = || node.names().first().map(|name| name.as_os_str());
+    fn holds(&self, filter: &Filter, mirror: &Mirror, file: FileId, node: Node<'_>) -> bool {
+        let name = || node.names().next().map(|name| name.as_os_str());
         match filter {
             Filter::Path(globs) => mirror.paths(file).iter().any(|path| {
                 path.strip_prefix(&self.scope_path)
@@ -134,14 +134,13 @@ impl<'a> Sieve<'a> {
             }),
             Filter::Name(globs) => node
                 .names()
-                .iter()
                 .any(|name| globs.is_match(Path::new(name.as_os_str()))),
             Filter::Ext(extension) => name()
                 .and_then(kinds::extension)
                 .is_some_and(|found| found == *extension || ends_with(name(), extension)),
             Filter::Type(wanted) => name().and_then(FileType::of_name) == Some(*wanted),
-            Filter::Size(size) => size.holds(node.facts.size),
-            Filter::Mtime(time) => time.holds(node.facts.mtime.div_euclid(1_000_000_000)),
+            Filter::Size(size) => size.holds(node.size()),
+            Filter::Mtime(time) => time.holds(node.mtime().div_euclid(1_000_000_000)),
             // Sets, and choices that say nothing about a single file.
             Filter::Tag(_) | Filter::Meta(..) | Filter::Linked(..) | Filter::Like(_) | Filter::Space(_) => {
                 true

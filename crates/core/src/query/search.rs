@@ -203,17 +203,17 @@ impl Searcher {
     /// The directory to search below, by its id; `Some(None)` for the whole tree, none for a directory of which the
     /// catalog knows nothing: it is kept out, or new.
     fn scope(&self, request: &Request<'_>) -> Result<Option<Option<FileId>>> {
-        let mirror = self.store.mirror();
         let mut scope = match request.scope {
-            Some(key) => match mirror.id_of(key) {
+            Some(key) => match self.store.read(|rows| rows.id_of(key))? {
                 Some(id) => Some(id),
                 None => return Ok(None),
             },
             None => None,
         };
         if let Some(within) = &request.options.within {
-            let base = scope.and_then(|scope| mirror.path(scope)).unwrap_or_default();
-            drop(mirror);
+            let base = scope
+                .and_then(|scope| self.store.mirror().path(scope))
+                .unwrap_or_default();
             let id = self.store.read(|rows| rows.resolve(&base.join(within)))?;
             scope = Some(id.ok_or_else(|| Error::NotFound(within.clone()))?);
         }
@@ -440,7 +440,7 @@ impl Searcher {
             mirror
                 .iter()
                 .filter(|(id, _)| sieve.passes(&mirror, *id))
-                .map(|(id, n)| (n.facts.mtime, id))
+                .map(|(id, n)| (n.mtime(), id))
                 .collect()
         };
         found.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));

@@ -70,7 +70,7 @@ impl<'a> CallersSight<'a> {
             let named = |hit: &Scored| {
                 mirror
                     .get(hit.id.file())
-                    .is_some_and(|node| !node.names().is_empty())
+                    .is_some_and(|node| node.names().next().is_some())
             };
             lists.into_iter().for_each(|list| list.retain(named));
         } else {

@@ -341,13 +341,15 @@ impl Indexer {
             return false;
         }
         loop {
-            let awaiting = {
+            let id = self
+                .shared
+                .store
+                .read(|rows| rows.id_of(node))
+                .unwrap_or_default();
+            let awaiting = id.is_some_and(|id| {
                 let mirror = self.shared.store.mirror();
-                mirror
-                    .id_of(node)
-                    .and_then(|id| mirror.get(id))
-                    .is_some_and(|node| node.state.is_awaiting())
-            };
+                mirror.get(id).is_some_and(|node| node.state().is_awaiting())
+            });
             if !awaiting {
                 return true;
             }
@@ -487,7 +489,7 @@ fn work(shared: &Shared, jobs: &Sender<Job>) {
             .store
             .mirror()
             .get(id)
-            .map_or(0, |node| node.facts.size as usize);
+            .map_or(0, |node| node.size() as usize);
         let reserved = shared.budget.take(size);
         let epoch = shared.epoch.load(Ordering::Acquire);
         // The text of a file is hostile until proved otherwise: a fault that it brings to light costs this file only.

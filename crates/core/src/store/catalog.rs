@@ -61,6 +61,15 @@ impl Rows<'_> {
             .optional()?)
     }
 
+    /// The file that an inode is, if it has a name.
+    pub fn id_of(&self, key: NodeKey) -> Result<Option<FileId>> {
+        let mut statement = self.0.prepare_cached(
+            "SELECT id FROM file WHERE dev = ? AND ino = ? AND state < 6 ORDER BY id DESC LIMIT 1",
+        )?;
+        let id = statement.query_row([key.dev as i64, key.ino as i64], |row| row.get::<_, i64>(0));
+        Ok(id.optional()?.map(|id| FileId(id as u64)))
+    }
+
     /// The file that a name means.
     pub fn child(&self, parent: FileId, name: &OsStr) -> Result<Option<FileId>> {
         let mut statement = self
@@ -200,15 +209,21 @@ impl Rows<'_> {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// Every file, with the number of its passages.
-    pub(super) fn each_file(&self, mut take: impl FnMut(FileId, Facts, State, u32)) -> Result<()> {
+    /// Every file, as the mirror takes it in.
+    pub(super) fn each_file(&self, mut take: impl FnMut(Touch)) -> Result<()> {
         let mut statement = self
             .0
-            .prepare(&format!("SELECT {FILE}, passage_count FROM file"))?;
+            .prepare("SELECT id, kind, size, mtime, state, why, passage_count FROM file")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let file = file_row(row)?;
-            take(file.id, file.facts, file.state, row.get(16)?);
+            take(Touch::File {
+                id: FileId(row.get::<_, i64>(0)? as u64),
+                kind: Kind::from_number(row.get(1)?),
+                size: row.get::<_, i64>(2)? as u64,
+                mtime: row.get(3)?,
+                state: State::from_number(row.get(4)?, row.get(5)?),
+                passages: row.get(6)?,
+            });
         }
         Ok(())
     }
@@ -416,7 +431,9 @@ impl Tx<'_> {
         let id = FileId(self.sql.last_insert_rowid() as u64);
         self.touches.push(Touch::File {
             id,
-            facts: *facts,
+            kind: facts.kind,
+            size: facts.size,
+            mtime: facts.mtime,
             state,
             passages: 0,
         });
@@ -456,7 +473,9 @@ impl Tx<'_> {
             )?;
         self.touches.push(Touch::File {
             id: *id,
-            facts: *facts,
+            kind: facts.kind,
+            size: facts.size,
+            mtime: facts.mtime,
             state: state.clone(),
             passages,
         });

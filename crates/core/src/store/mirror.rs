@@ -1,18 +1,19 @@
-//! The catalog in memory: what a hit needs (path, facts, state) without a query of the database.
+//! The catalog in memory: what a hit needs (path, size, time, state) without a query of the database.
 //!
-//! About 200 bytes a file. It changes only when a commit has returned, by the [`Touch`]es the transaction left.
+//! 56 bytes a file, longer names apart. It changes only when a commit has returned, by the [`Touch`]es the transaction
+//! left. What is asked of few files at a time, like the inode, stands in the database alone.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use rustc_hash::FxHashMap;
-
 use super::Rows;
-use super::file::{Facts, ROOT, State};
+use super::file::{Kind, ROOT, State};
+use super::interned::{Interned, Interner};
 use super::pages::Pages;
 use crate::error::Result;
-use crate::ids::{FileId, NodeKey};
+use crate::ids::FileId;
+use crate::label::Label;
 
 /// Folders above a file that are followed; PATH_MAX allows no more.
 const DEPTH_MAX: usize = 2048;
@@ -33,33 +34,138 @@ impl Name {
     }
 }
 
-/// The names of a file. Nearly all have one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Names {
-    None,
-    One(Name),
-    Many(Vec<Name>),
+/// A file or folder of the catalog.
+#[derive(Clone, Copy)]
+pub struct Node<'m> {
+    stored: &'m Stored,
+    kin: &'m Kin,
 }
 
-/// A file or folder of the catalog.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
-    /// What was last seen.
-    pub facts: Facts,
+impl<'m> Node<'m> {
+    /// What sort of inode it is.
+    pub fn kind(self) -> Kind {
+        self.kin.kind
+    }
+
     /// State of the index.
-    pub state: State,
+    pub fn state(self) -> &'m State {
+        &self.kin.state
+    }
+
+    /// Length in bytes when it was last looked at.
+    pub fn size(self) -> u64 {
+        self.stored.size
+    }
+
+    /// Last change of its content then, in nanoseconds since the epoch.
+    pub fn mtime(self) -> i64 {
+        self.stored.mtime
+    }
+
     /// Passages that it has in the derived indexes.
-    pub passages: u32,
+    pub fn passages(self) -> u32 {
+        self.stored.passages
+    }
+
+    /// Its names, more than one for a hard link, in the order in which they were seen.
+    pub fn names(self) -> impl Iterator<Item = NameRef<'m>> {
+        self.stored.names.as_slice().iter().map(|entry| NameRef {
+            parent: entry.parent,
+            name: entry.label.as_bytes(),
+        })
+    }
+}
+
+/// A [`Name`] that stands in the mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NameRef<'m> {
+    /// The folder.
+    pub parent: FileId,
+    /// The entry's bytes.
+    pub name: &'m [u8],
+}
+
+impl<'m> NameRef<'m> {
+    /// The entry as the system's string.
+    pub fn as_os_str(self) -> &'m OsStr {
+        OsStr::from_bytes(self.name)
+    }
+
+    /// A copy.
+    pub fn to_name(self) -> Name {
+        Name {
+            parent: self.parent,
+            name: self.name.into(),
+        }
+    }
+}
+
+/// What is kept of a file.
+struct Stored {
+    size: u64,
+    mtime: i64,
+    kin: Interned,
+    passages: u32,
     names: Names,
 }
 
-impl Node {
-    /// Its names, more than one for a hard link.
-    pub fn names(&self) -> &[Name] {
-        match &self.names {
+/// A million files may be known: each byte here is a megabyte.
+const _: () = assert!(size_of::<Option<Stored>>() == 56);
+
+/// What a file has in common with many others.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Kin {
+    kind: Kind,
+    state: State,
+}
+
+/// The names of a file. Nearly all have one.
+enum Names {
+    None,
+    One(Entry),
+    Many(Box<[Entry]>),
+}
+
+/// An entry in a folder.
+struct Entry {
+    parent: FileId,
+    label: Label,
+}
+
+impl Entry {
+    fn new(name: &Name) -> Entry {
+        Entry {
+            parent: name.parent,
+            label: Label::new(&name.name),
+        }
+    }
+
+    fn is(&self, name: &Name) -> bool {
+        self.parent == name.parent && *self.label.as_bytes() == *name.name
+    }
+}
+
+impl Names {
+    fn as_slice(&self) -> &[Entry] {
+        match self {
             Names::None => &[],
-            Names::One(name) => std::slice::from_ref(name),
-            Names::Many(names) => names,
+            Names::One(entry) => std::slice::from_ref(entry),
+            Names::Many(entries) => entries,
+        }
+    }
+
+    /// The same names, changed.
+    fn with(self, change: impl FnOnce(&mut Vec<Entry>)) -> Names {
+        let mut entries = match self {
+            Names::None => Vec::new(),
+            Names::One(entry) => vec![entry],
+            Names::Many(entries) => entries.into_vec(),
+        };
+        change(&mut entries);
+        match entries.len() {
+            0 => Names::None,
+            1 => entries.pop().map_or(Names::None, Names::One),
+            _ => Names::Many(entries.into()),
         }
     }
 }
@@ -68,7 +174,9 @@ impl Node {
 pub(super) enum Touch {
     File {
         id: FileId,
-        facts: Facts,
+        kind: Kind,
+        size: u64,
+        mtime: i64,
         state: State,
         passages: u32,
     },
@@ -107,52 +215,30 @@ pub struct Counts {
 /// The catalog in memory.
 #[derive(Default)]
 pub struct Mirror {
-    nodes: Pages<Node>,
-    by_key: FxHashMap<NodeKey, FileId>,
+    files: Pages<Stored>,
+    kin: Interner<Kin>,
     counts: Counts,
 }
 
 impl Mirror {
     pub(super) fn load(rows: &Rows<'_>) -> Result<Mirror> {
         let mut mirror = Mirror::default();
-        rows.each_file(|id, facts, state, passages| {
-            mirror.apply(Touch::File {
-                id,
-                facts,
-                state,
-                passages,
-            });
-        })?;
+        rows.each_file(|touch| mirror.apply(touch))?;
         rows.each_name(|id, name| mirror.apply(Touch::Named { id, name }))?;
         Ok(mirror)
     }
 
     /// A file or folder.
-    pub fn get(&self, id: FileId) -> Option<&Node> {
-        self.nodes.get(&id)
-    }
-
-    /// The file that an inode is, if it has a name in the catalog.
-    pub fn id_of(&self, key: NodeKey) -> Option<FileId> {
-        self.by_key.get(&key).copied()
+    pub fn get(&self, id: FileId) -> Option<Node<'_>> {
+        self.files.get(&id).map(|stored| self.node(stored))
     }
 
     /// The path of a name, relative to the root of the tree; the root itself is the empty path.
     pub fn path_of_name(&self, name: &Name) -> Option<PathBuf> {
-        let mut parts = vec![&*name.name];
-        let mut folder = name.parent;
-        while folder != ROOT {
-            let [above, ..] = self.nodes.get(&folder)?.names() else {
-                return None;
-            };
-            parts.push(&above.name);
-            folder = above.parent;
-            if parts.len() > DEPTH_MAX {
-                return None;
-            }
-        }
-        parts.reverse();
-        Some(PathBuf::from(OsStr::from_bytes(&parts.join(&b'/'))))
+        self.path_of(NameRef {
+            parent: name.parent,
+            name: &name.name,
+        })
     }
 
     /// A path of the file; of a file with several names, the first that was seen. `None` when it has no name.
@@ -160,7 +246,7 @@ impl Mirror {
         if id == ROOT {
             return Some(PathBuf::new());
         }
-        self.path_of_name(self.nodes.get(&id)?.names().first()?)
+        self.path_of(self.get(id)?.names().next()?)
     }
 
     /// All paths of the file.
@@ -168,17 +254,17 @@ impl Mirror {
         if id == ROOT {
             return vec![PathBuf::new()];
         }
-        let names = self.nodes.get(&id).map_or(&[][..], Node::names);
-        names.iter().filter_map(|name| self.path_of_name(name)).collect()
+        let names = self.get(id).into_iter().flat_map(Node::names);
+        names.filter_map(|name| self.path_of(name)).collect()
     }
 
     /// Whether the file has a name in the folder or below it; a folder is within itself.
     pub fn is_within(&self, id: FileId, folder: FileId) -> bool {
+        let Some(node) = self.get(id) else { return false };
         if id == folder || folder == ROOT {
-            return self.nodes.get(&id).is_some_and(|node| node.state.is_live());
+            return node.state().is_live();
         }
-        let names = self.nodes.get(&id).map_or(&[][..], Node::names);
-        names.iter().any(|name| {
+        node.names().any(|name| {
             let mut above = name.parent;
             for _ in 0..DEPTH_MAX {
                 if above == folder {
@@ -187,7 +273,7 @@ impl Mirror {
                 if above == ROOT {
                     return false;
                 }
-                match self.nodes.get(&above).and_then(|node| node.names().first()) {
+                match self.get(above).and_then(|node| node.names().next()) {
                     Some(name) => above = name.parent,
                     None => return false,
                 }
@@ -197,8 +283,8 @@ impl Mirror {
     }
 
     /// Every file and folder, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (FileId, &Node)> {
-        self.nodes.iter()
+    pub fn iter(&self) -> impl Iterator<Item = (FileId, Node<'_>)> {
+        self.files.iter().map(|(id, stored)| (id, self.node(stored)))
     }
 
     /// Sums over the catalog.
@@ -206,103 +292,87 @@ impl Mirror {
         self.counts
     }
 
+    fn node<'m>(&'m self, stored: &'m Stored) -> Node<'m> {
+        Node {
+            stored,
+            kin: self.kin.get(stored.kin),
+        }
+    }
+
+    fn path_of(&self, name: NameRef<'_>) -> Option<PathBuf> {
+        let mut parts = vec![name.name];
+        let mut folder = name.parent;
+        while folder != ROOT {
+            let above = self.get(folder)?.names().next()?;
+            parts.push(above.name);
+            folder = above.parent;
+            if parts.len() > DEPTH_MAX {
+                return None;
+            }
+        }
+        parts.reverse();
+        Some(PathBuf::from(OsStr::from_bytes(&parts.join(&b'/'))))
+    }
+
     pub(super) fn apply(&mut self, touch: Touch) {
         match touch {
             Touch::File {
                 id,
-                facts,
+                kind,
+                size,
+                mtime,
                 state,
                 passages,
-            } => self.put(id, facts, state, passages),
-            Touch::Named { id, name } => self.name(id, name),
-            Touch::Unnamed { id, name } => self.unname(id, &name),
-            Touch::Dropped(id) => {
-                if let Some(node) = self.nodes.remove(&id) {
-                    self.uncount(&node);
-                    self.forget_key(node.facts.key, id);
-                }
+            } => {
+                let names = self.take(id).map_or(Names::None, |known| known.names);
+                let stored = Stored {
+                    size,
+                    mtime,
+                    kin: self.kin.take(Kin { kind, state }),
+                    passages,
+                    names,
+                };
+                count(&mut self.counts, &stored, self.kin.get(stored.kin), 1);
+                self.files.insert(id, stored);
             }
+            Touch::Named { id, name } => {
+                self.rename(id, |names| names.push(Entry::new(&name)));
+            }
+            Touch::Unnamed { id, name } => {
+                self.rename(id, |names| names.retain(|entry| !entry.is(&name)));
+            }
+            Touch::Dropped(id) => drop(self.take(id)),
         }
     }
 
-    fn put(&mut self, id: FileId, facts: Facts, state: State, passages: u32) {
-        let names = match self.nodes.remove(&id) {
-            Some(node) => {
-                self.uncount(&node);
-                self.forget_key(node.facts.key, id);
-                node.names
-            }
-            None => Names::None,
-        };
-        if state.is_live() {
-            self.by_key.insert(facts.key, id);
+    /// Takes a file out, and out of the sums.
+    fn take(&mut self, id: FileId) -> Option<Stored> {
+        let stored = self.files.remove(&id)?;
+        count(&mut self.counts, &stored, self.kin.get(stored.kin), u64::MAX);
+        self.kin.release(stored.kin);
+        Some(stored)
+    }
+
+    fn rename(&mut self, id: FileId, change: impl FnOnce(&mut Vec<Entry>)) {
+        if let Some(stored) = self.files.get_mut(&id) {
+            stored.names = std::mem::replace(&mut stored.names, Names::None).with(change);
         }
-        let node = Node {
-            facts,
-            state,
-            passages,
-            names,
-        };
-        count(&mut self.counts, &node, 1);
-        self.nodes.insert(id, node);
-    }
-
-    fn uncount(&mut self, node: &Node) {
-        count(&mut self.counts, node, u64::MAX);
-    }
-
-    fn forget_key(&mut self, key: NodeKey, id: FileId) {
-        if self.by_key.get(&key) == Some(&id) {
-            self.by_key.remove(&key);
-        }
-    }
-
-    fn name(&mut self, id: FileId, name: Name) {
-        let Some(node) = self.nodes.get_mut(&id) else {
-            return;
-        };
-        node.names = match std::mem::replace(&mut node.names, Names::None) {
-            Names::None => Names::One(name),
-            Names::One(first) => Names::Many(vec![first, name]),
-            Names::Many(mut names) => {
-                names.push(name);
-                Names::Many(names)
-            }
-        };
-    }
-
-    fn unname(&mut self, id: FileId, name: &Name) {
-        let Some(node) = self.nodes.get_mut(&id) else {
-            return;
-        };
-        node.names = match std::mem::replace(&mut node.names, Names::None) {
-            Names::One(only) if only == *name => Names::None,
-            Names::Many(mut names) => {
-                names.retain(|other| other != name);
-                if names.len() == 1 {
-                    Names::One(names.remove(0))
-                } else {
-                    Names::Many(names)
-                }
-            }
-            other => other,
-        };
     }
 }
 
-/// Adds a node to the sums, `times` it: 1, or -1 as the number that wraps to it.
-fn count(counts: &mut Counts, node: &Node, times: u64) {
+/// Adds a file to the sums, `times` it: 1, or -1 as the number that wraps to it.
+fn count(counts: &mut Counts, stored: &Stored, kin: &Kin, times: u64) {
     let add = |sum: &mut u64, amount: u64| *sum = sum.wrapping_add(amount.wrapping_mul(times));
-    add(&mut counts.passages, u64::from(node.passages));
-    match (node.facts.kind, node.state.is_live()) {
-        (super::file::Kind::File, true) => add(&mut counts.files, 1),
-        (super::file::Kind::Directory, true) => add(&mut counts.folders, 1),
+    add(&mut counts.passages, u64::from(stored.passages));
+    match (kin.kind, kin.state.is_live()) {
+        (Kind::File, true) => add(&mut counts.files, 1),
+        (Kind::Directory, true) => add(&mut counts.folders, 1),
         _ => {}
     }
-    match node.state {
+    match kin.state {
         State::Ready => {
             add(&mut counts.ready, 1);
-            add(&mut counts.bytes, node.facts.size);
+            add(&mut counts.bytes, stored.size);
         }
         State::Pending | State::Stale | State::Leaving => add(&mut counts.pending, 1),
         State::Failed(_) => add(&mut counts.failed, 1),

@@ -158,18 +158,10 @@ impl Tx<'_> {
         };
         let (old, new) = (root.facts.key, facts.key);
         if old.ino == new.ino && root.facts.born == facts.born && old.dev != new.dev {
-            let mut statement = self
-                .sql
-                .prepare("UPDATE file SET dev = ? WHERE dev = ? AND id <> 1 RETURNING id")?;
-            let moved = statement
-                .query_map([new.dev as i64, old.dev as i64], |row| row.get::<_, i64>(0))?
-                .collect::<rusqlite::Result<Vec<_>>>()?;
-            drop(statement);
-            for id in moved {
-                if let Some(row) = self.rows().file(FileId(id as u64))? {
-                    self.put(&row)?;
-                }
-            }
+            self.sql.execute(
+                "UPDATE file SET dev = ? WHERE dev = ? AND id <> 1",
+                [new.dev as i64, old.dev as i64],
+            )?;
         }
         if root.facts != *facts {
             root.facts = *facts;

@@ -188,7 +188,7 @@ fn publish(shared: &Shared, batch: &[Job], generation: Generation) {
     }
     let mirror = shared.store.mirror();
     let events = batch.iter().filter_map(|job| {
-        let what = match mirror.get(job.id)?.state {
+        let what = match mirror.get(job.id)?.state() {
             State::Ready => What::Indexed,
             State::Failed(_) => What::Failed,
             _ => return None,

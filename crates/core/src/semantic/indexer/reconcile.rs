@@ -22,7 +22,7 @@ use crate::semantic::scan::rules::{FolderRules, Rules};
 use crate::semantic::scan::tree::{Found, is_gone};
 use crate::store::Tx;
 use crate::store::file::{Facts, Kind, ROOT, State};
-use crate::store::mirror::Name;
+use crate::store::mirror::{Mirror, Name, NameRef};
 use crate::store::naming::{News, Trust, Want};
 
 /// What was found at a place.
@@ -95,33 +95,38 @@ fn settle(shared: &Shared, batch: &Batch) -> Result<()> {
 
 /// The places that events name.
 fn places_of(shared: &Shared, events: &[Change]) -> Result<Vec<Place>> {
-    let mut places = Vec::new();
-    for event in events {
-        let mirror = shared.store.mirror();
-        let first_place = |node: &NodeKey, trust| {
-            let name = mirror.get(mirror.id_of(*node)?)?.names().first()?.clone();
-            Some(Place {
+    if events.contains(&Change::Everything) {
+        shared.scan_everything()?;
+    }
+    shared.store.read(|rows| {
+        let first_place = |node: &NodeKey, trust| -> Result<Option<Place>> {
+            let Some(id) = rows.id_of(*node)? else {
+                return Ok(None);
+            };
+            let mirror = shared.store.mirror();
+            let name = mirror.get(id).and_then(|node| node.names().next());
+            Ok(name.map(|name| Place {
                 folder: name.parent,
                 name: name.as_os_str().to_owned(),
                 trust,
-            })
+            }))
         };
-        match event {
-            // A folder that is not known yet will be scanned when it is.
-            Change::Name { parent, name } => places.extend(mirror.id_of(*parent).map(|folder| Place {
-                folder,
-                name: name.clone(),
-                trust: Trust::Mtime,
-            })),
-            Change::Content { node } => places.extend(first_place(node, Trust::Nothing)),
-            Change::Attributes { node } => places.extend(first_place(node, Trust::Mtime)),
-            Change::Everything => {
-                drop(mirror);
-                shared.scan_everything()?;
-            }
+        let mut places = Vec::with_capacity(events.len());
+        for event in events {
+            places.extend(match event {
+                // A folder that is not known yet will be scanned when it is.
+                Change::Name { parent, name } => rows.id_of(*parent)?.map(|folder| Place {
+                    folder,
+                    name: name.clone(),
+                    trust: Trust::Mtime,
+                }),
+                Change::Content { node } => first_place(node, Trust::Nothing)?,
+                Change::Attributes { node } => first_place(node, Trust::Mtime)?,
+                Change::Everything => None,
+            });
         }
-    }
-    Ok(places)
+        Ok(places)
+    })
 }
 
 /// Looks at the places and commits what was found.
@@ -324,19 +329,25 @@ fn bind(tx: &mut Tx<'_>, look: &Look, found: &Found, want: &Want, outcome: &mut 
     Ok(())
 }
 
+/// The name under which a folder stands; the root has none.
+fn first_name(mirror: &Mirror, folder: FileId) -> Option<Name> {
+    mirror.get(folder)?.names().next().map(NameRef::to_name)
+}
+
 impl Shared {
     /// Opens a folder of the catalog and reads its rules. None when it is not where the catalog has it; then its own
     /// place is queued.
     pub(super) fn open_folder(&self, folder: FileId) -> Result<Option<(OwnedFd, Arc<FolderRules>)>> {
-        let (path, at, key) = {
+        let Some(row) = self.store.read(|rows| rows.file(folder))? else {
+            return Ok(None);
+        };
+        let key = row.facts.key;
+        let (path, at) = {
             let mirror = self.store.mirror();
-            let Some(node) = mirror.get(folder) else {
-                return Ok(None);
-            };
             let Some(path) = mirror.path(folder) else {
                 return Ok(None);
             };
-            (path, node.names().first().cloned(), node.facts.key)
+            (path, first_name(&mirror, folder))
         };
         let open = match self.tree.open_folder(&path) {
             Ok(open) if folder == ROOT || self.tree.facts_of(&open)?.key == key => open,
@@ -360,12 +371,7 @@ impl Shared {
 
     /// Reads the rules of an open folder anew, those above it as far as they are not remembered.
     pub(super) fn read_rules(&self, folder: FileId, open: &OwnedFd) -> Result<Arc<FolderRules>> {
-        let above = self
-            .store
-            .mirror()
-            .get(folder)
-            .and_then(|node| node.names().first().cloned());
-        let Some(at) = above else {
+        let Some(at) = first_name(&self.store.mirror(), folder) else {
             return self.rules.read(&self.tree, folder, open.as_fd(), None);
         };
         let rules = match self.rules.remembered(at.parent) {

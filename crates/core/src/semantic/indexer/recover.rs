@@ -81,7 +81,11 @@ pub(super) fn why(shared: &Shared, path: &Path) -> Result<Explanation> {
         None => Ok(None),
     })?;
     if let Some(row) = row {
-        let passages = shared.store.mirror().get(row.id).map_or(0, |node| node.passages);
+        let passages = shared
+            .store
+            .mirror()
+            .get(row.id)
+            .map_or(0, |node| node.passages());
         return Ok(Explanation {
             file: Some(row.id),
             state: row.state,

@@ -229,7 +229,7 @@ impl World {
             let mirror = store.mirror();
             mirror
                 .iter()
-                .map(|(id, node)| (id, mirror.paths(id), node.state.clone()))
+                .map(|(id, node)| (id, mirror.paths(id), node.state().clone()))
                 .collect()
         };
         for (id, paths, state) in files {

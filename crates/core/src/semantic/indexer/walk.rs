@@ -15,9 +15,11 @@ use super::inbox::Place;
 use crate::error::Result;
 use crate::ids::FileId;
 use crate::semantic::scan::tree::{Found, is_gone};
-use crate::store::file::{Kind, State};
-use crate::store::mirror::{Mirror, Node};
+use crate::store::file::{FileRow, Kind, State};
 use crate::store::naming::{Trust, Want};
+
+/// Entries that are looked at before their rows are compared.
+const LOOK_MAX: usize = 1024;
 
 /// Scans folders until the inbox is closed.
 pub(super) fn run(shared: &Shared) {
@@ -52,38 +54,39 @@ fn walk(shared: &Shared, folder: FileId) -> Result<()> {
     shared
         .tree
         .list(open.as_fd(), |name| entries.push(name.to_owned()))?;
-    let mut found = Vec::with_capacity(entries.len());
-    for name in entries {
-        if let Some(there) = shared.tree.look(open.as_fd(), &name)? {
-            let want = shared.rules.verdict(&rules, &name, &there);
-            let row = rows.remove(name.as_bytes());
-            found.push((name, there, want, row));
-        }
-    }
-    shared
-        .walked_entries
-        .fetch_add(found.len() as u64, Ordering::Relaxed);
     let mut places = Vec::new();
     let mut folders = Vec::new();
-    {
-        let mirror = shared.store.mirror();
-        for (name, there, want, row) in found {
-            let node = row.and_then(|id| mirror.get(id));
-            let marked = shared.marks.contains(there.facts.key);
-            let suspect = marked || shared.is_suspect(&there.facts);
-            if suspect || !node.is_some_and(|node| agrees(node, &there, &want)) {
-                let trust = if suspect { Trust::Nothing } else { Trust::Ctime };
-                places.push(Place { folder, name, trust });
-            }
-            if let (Some(id), Some(node)) = (row, node)
-                && there.facts.kind == Kind::Directory
-                && node.facts.same_inode(&there.facts)
-                && want == Want::Index
-                && is_in_place(&mirror, id)
-            {
-                folders.push(id);
+    for part in entries.chunks(LOOK_MAX) {
+        let mut found = Vec::with_capacity(part.len());
+        for name in part {
+            if let Some(there) = shared.tree.look(open.as_fd(), name)? {
+                let want = shared.rules.verdict(&rules, name, &there);
+                found.push((name, there, want, rows.remove(name.as_bytes())));
             }
         }
+        shared
+            .walked_entries
+            .fetch_add(found.len() as u64, Ordering::Relaxed);
+        shared.store.read(|catalog| {
+            for (name, there, want, id) in found {
+                let row = id.map_or(Ok(None), |id| catalog.file(id))?;
+                let marked = shared.marks.contains(there.facts.key);
+                let suspect = marked || shared.is_suspect(&there.facts);
+                if suspect || !row.as_ref().is_some_and(|row| agrees(row, &there, &want)) {
+                    let (name, trust) = (name.clone(), if suspect { Trust::Nothing } else { Trust::Ctime });
+                    places.push(Place { folder, name, trust });
+                }
+                if let Some(row) = row
+                    && there.facts.kind == Kind::Directory
+                    && row.facts.same_inode(&there.facts)
+                    && want == Want::Index
+                    && is_in_place(&row)
+                {
+                    folders.push(row.id);
+                }
+            }
+            Ok(())
+        })?;
     }
     let lost = rows.into_keys().map(|name| Place {
         folder,
@@ -99,13 +102,13 @@ fn walk(shared: &Shared, folder: FileId) -> Result<()> {
 }
 
 /// Whether a folder was scanned before, so that it need not wait for the reconciler.
-fn is_in_place(mirror: &Mirror, folder: FileId) -> bool {
-    mirror.get(folder).is_some_and(|node| node.state == State::Named)
+fn is_in_place(folder: &FileRow) -> bool {
+    folder.state == State::Named
 }
 
 /// Whether a row says what was found.
-fn agrees(node: &Node, there: &Found, want: &Want) -> bool {
-    let (seen, facts) = (&node.facts, &there.facts);
+fn agrees(row: &FileRow, there: &Found, want: &Want) -> bool {
+    let (seen, facts) = (&row.facts, &there.facts);
     let attributes = (seen.mode, seen.uid, seen.gid) == (facts.mode, facts.uid, facts.gid);
     let content = match facts.kind {
         // A folder's size and times change with its entries, which are compared one by one.
@@ -113,7 +116,7 @@ fn agrees(node: &Node, there: &Found, want: &Want) -> bool {
         Kind::File => facts.same_content(seen),
         _ => seen.same_inode(facts) && seen.ctime == facts.ctime,
     };
-    let verdict = match (want, &node.state) {
+    let verdict = match (want, &row.state) {
         (Want::Exclude(rule), State::Excluded(present)) => rule == present,
         (Want::Exclude(_), _) | (Want::Index, State::Leaving | State::Orphan) => false,
         (Want::Index, State::Excluded(rule)) => rule.starts_with(crate::store::naming::CONTENT_RULE),
