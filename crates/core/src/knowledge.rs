@@ -85,6 +85,8 @@ pub struct KnowledgeOptions {
     pub index: IndexMode,
     /// What makes the vectors of passages.
     pub embed: EmbedChoice,
+    /// Processors that indexing may take; all that others leave when absent.
+    pub cpus_max: Option<f32>,
 }
 
 /// When files are indexed.
@@ -144,6 +146,7 @@ impl Knowledge {
             root: root.try_clone()?,
             options: IndexerOptions {
                 manual: options.index == IndexMode::Manual,
+                cpus_max: options.cpus_max,
                 follow: Some(Arc::new(relate)),
                 ..IndexerOptions::new(&options.store.join("marks"))
             },

@@ -4,7 +4,7 @@
 //! passed over. A word that nobody knows is an error: a misspelt option must not be lost silently.
 
 use std::ffi::{OsStr, OsString};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,6 +40,8 @@ pub struct MountOptions {
     pub passthrough: bool,
     /// `ttl=`: how long the kernel may believe names and attributes; `None` is the daemon's choice.
     pub ttl: Option<Duration>,
+    /// `indexcpu=`: percent of one CPU that indexing may take; `None` is all that others leave.
+    pub index_cpu: Option<NonZeroU32>,
     /// `threads=`: threads that answer the kernel; `None` is one per CPU.
     pub threads: Option<NonZeroUsize>,
     /// `http=`: where the HTTP interface listens.
@@ -92,7 +94,7 @@ pub enum Http {
 
 /// The options that are ours, as the error for an unknown one lists them.
 const OWN: &str = "store=PATH ctl=hidden|visible|off ctlname=NAME embed=auto|off|PROFILE \
-    index=onclose|sync|manual passthrough=auto|off ttl=SECONDS threads=N http=ADDR|unix:PATH|off";
+    index=onclose|sync|manual indexcpu=PERCENT passthrough=auto|off ttl=SECONDS threads=N http=ADDR|unix:PATH|off";
 /// The options of every mount.
 const GENERIC: &str = "ro rw allow_other default_permissions fsname=NAME suid nosuid dev nodev exec noexec \
     atime noatime nodiratime relatime strictatime sync async dirsync";
@@ -119,6 +121,7 @@ impl Default for MountOptions {
             index: Index::OnClose,
             passthrough: true,
             ttl: None,
+            index_cpu: None,
             threads: None,
             http: Http::Off,
         }
@@ -167,6 +170,7 @@ impl MountOptions {
             ("index", Some(value)) => self.index = parse_index(value)?,
             ("passthrough", Some(value)) => self.passthrough = parse_passthrough(value)?,
             ("ttl", Some(value)) => self.ttl = Some(parse_ttl(value)?),
+            ("indexcpu", Some(value)) => self.index_cpu = Some(parse_index_cpu(value)?),
             ("threads", Some(value)) => self.threads = Some(parse_threads(value)?),
             ("http", Some(value)) => self.http = parse_http(value)?,
             (word, None) => match kernel_flag(word) {
@@ -271,6 +275,13 @@ fn parse_threads(value: &[u8]) -> Result<NonZeroUsize> {
     }
 }
 
+fn parse_index_cpu(value: &[u8]) -> Result<NonZeroU32> {
+    let percent = std::str::from_utf8(value)
+        .ok()
+        .and_then(|text| text.trim_end_matches('%').parse().ok());
+    percent.ok_or_else(|| bad_value("indexcpu", value, "percent of one CPU, 1 or more"))
+}
+
 fn parse_http(value: &[u8]) -> Result<Http> {
     match std::str::from_utf8(value) {
         Ok("off") => Ok(Http::Off),
@@ -323,7 +334,7 @@ mod tests {
     fn each_option_sets_its_value() -> Result<()> {
         let all = parse(
             "ro,allow_other,store=/s\\,t,ctl=visible,ctlname=.v,embed=off,index=sync,passthrough=off,ttl=0.5,\
-             threads=3,http=unix:/run/v.sock,noatime,dev,fsname=n",
+             indexcpu=50,threads=3,http=unix:/run/v.sock,noatime,dev,fsname=n",
         )?;
         let expect = MountOptions {
             flags: MountFlags::NOSUID | MountFlags::RDONLY | MountFlags::NOATIME,
@@ -337,6 +348,7 @@ mod tests {
             index: Index::Sync,
             passthrough: false,
             ttl: Some(Duration::from_millis(500)),
+            index_cpu: NonZeroU32::new(50),
             threads: NonZeroUsize::new(3),
             http: Http::Unix("/run/v.sock".into()),
         };
@@ -392,6 +404,7 @@ mod tests {
             "ttl=-1",
             "ttl=x",
             "ttl=inf",
+            "indexcpu=0",
             "threads=0",
             "threads=257",
             "threads=two",

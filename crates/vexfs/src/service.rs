@@ -34,6 +34,14 @@ pub(crate) struct Service {
     sockets: Vec<PathBuf>,
 }
 
+/// How files are indexed.
+#[derive(Default)]
+struct How {
+    index: IndexMode,
+    embed: EmbedChoice,
+    cpus_max: Option<f32>,
+}
+
 impl Service {
     /// For a mount.
     pub(crate) fn start(
@@ -51,7 +59,12 @@ impl Service {
             Embed::Off => EmbedChoice::Off,
             Embed::Profile(name) => EmbedChoice::Profile(name.clone()),
         };
-        let how = (index, embed);
+        let cpus_max = options.index_cpu.map(|percent| percent.get() as f32 / 100.0);
+        let how = How {
+            index,
+            embed,
+            cpus_max,
+        };
         let mut service = Service::open(root, &place.source, Some(&place.mountpoint), how, store)?;
         service.listen_also(&options.http, store)?;
         Ok(service)
@@ -91,7 +104,7 @@ impl Service {
         root: std::os::fd::OwnedFd,
         source: &Path,
         mountpoint: Option<&Path>,
-        (index, embed): (IndexMode, EmbedChoice),
+        how: How,
         store: &StoreDir,
     ) -> vexfs_core::Result<Service> {
         // The store may lie below the mountpoint, or be readable to its owner only: others reach the daemon here.
@@ -108,8 +121,9 @@ impl Service {
                 store_location: store.location().to_owned(),
                 mountpoint: mountpoint.map(Path::to_owned),
                 socket: Some(socket.clone()),
-                index,
-                embed,
+                index: how.index,
+                embed: how.embed,
+                cpus_max: how.cpus_max,
             },
         )?;
         let mut servers = vec![Server::start(listen(&in_store, 0o600)?, knowledge.clone())?];

@@ -17,6 +17,7 @@ pub mod marks;
 
 mod below;
 mod commit;
+mod pace;
 mod prepare;
 mod queue;
 mod reconcile;
@@ -50,6 +51,7 @@ use derived::{Vectors, Words};
 use feed::{Event, Feed};
 use inbox::{Inbox, deadline};
 use marks::Marks;
+use pace::{Pace, Stint};
 use prepare::{Job, Step};
 use queue::Queue;
 
@@ -94,6 +96,10 @@ pub struct IndexerOptions {
     pub workers: usize,
     /// Processes that read files in hostile formats.
     pub extraction: Arc<Workers>,
+    /// Processors that those threads may take together; all that others leave when absent.
+    pub cpus_max: Option<f32>,
+    /// Where the kernel says whether the machine runs on battery, which slows them down.
+    pub power_supplies: PathBuf,
     /// Threads that walk folders.
     pub walkers: usize,
     /// Whether contents are indexed only on demand ([`Indexer::pause`]); names are followed all the same.
@@ -110,6 +116,8 @@ impl IndexerOptions {
             rules: RuleOptions::default(),
             marks: marks.to_owned(),
             workers: threads,
+            cpus_max: None,
+            power_supplies: "/sys/class/power_supply".into(),
             extraction: Arc::new(Workers::if_declared(Limits::default())),
             walkers: threads,
             manual: false,
@@ -189,6 +197,7 @@ pub(crate) struct Shared {
     queue: Queue,
     feed: Feed,
     budget: Budget,
+    pace: Pace,
     tag: AtomicU64,
     /// Held by whoever changes the derived indexes: they are changed by one at a time.
     committing: Mutex<()>,
@@ -240,6 +249,7 @@ impl Indexer {
             queue: Queue::new(options.manual),
             feed: Feed::default(),
             budget: Budget::default(),
+            pace: Pace::new(options.cpus_max, options.workers, options.power_supplies.clone()),
             tag: AtomicU64::new(tag),
             committing: Mutex::new(()),
             epoch: AtomicU64::new(0),
@@ -475,7 +485,11 @@ fn spawn_all(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>> {
 
 /// Prepares awaiting files until the queue is closed.
 fn work(shared: &Shared, jobs: &Sender<Job>) {
+    let mut stint = Stint::new(&shared.pace);
     loop {
+        if let Some(rest) = stint.rest() {
+            shared.sleep(rest);
+        }
         let id = match shared.queue.next(&shared.store) {
             Ok(Some(id)) => id,
             Ok(None) => return,

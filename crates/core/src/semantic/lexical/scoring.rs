@@ -30,6 +30,8 @@ const B: f32 = 0.75;
 /// few documents set a floor that keeps most of the others out of the list.
 const WINDOW: u32 = 1 << 15;
 const FIRST_WINDOW: u32 = 1 << 11;
+/// Sums that are looked at together.
+const RUN: usize = 16;
 /// Parts of a score of 1 in a sum. The highest score, of a page of 256 words that nothing else has, is about 10,000.
 const PARTS: f32 = (1 << 18) as f32;
 
@@ -293,10 +295,16 @@ fn sums_from(lists: &[List<'_>]) -> Vec<u32> {
 
 /// Takes out the sums that are high enough, and clears all.
 fn drain(window: &mut [u32], start: DocId, least: u32, found: &mut Vec<Sum>) {
-    for (run, sums) in (start..).step_by(16).zip(window.chunks_mut(16)) {
+    for (first, sums) in (start..).step_by(RUN).zip(window.chunks_mut(RUN)) {
         if sums.iter().fold(0, |most, sum| most.max(*sum)) >= least {
-            let high = sums.iter().zip(run..).filter(|(parts, _)| **parts >= least);
-            found.extend(high.map(|(&parts, doc)| Sum { doc, parts }));
+            // Without a branch for each: whether a sum is high enough cannot be predicted.
+            let mut high = [Sum { doc: 0, parts: 0 }; RUN];
+            let mut count = 0;
+            for (doc, &parts) in (first..).zip(&*sums) {
+                high[count] = Sum { doc, parts };
+                count += usize::from(parts >= least);
+            }
+            found.extend_from_slice(&high[..count]);
         }
         sums.fill(0);
     }

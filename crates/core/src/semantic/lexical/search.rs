@@ -382,9 +382,12 @@ fn by_rank(a: &Hit, b: &Hit) -> std::cmp::Ordering {
     b.score.total_cmp(&a.score).then(a.id.cmp(&b.id))
 }
 
+/// The best, in no order.
 fn head(mut hits: Vec<Hit>, count: usize) -> Vec<Hit> {
-    hits.sort_unstable_by(by_rank);
-    hits.truncate(count);
+    if hits.len() > count {
+        hits.select_nth_unstable_by(count, by_rank);
+        hits.truncate(count);
+    }
     hits
 }
 
