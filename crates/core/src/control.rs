@@ -6,6 +6,7 @@ mod names;
 mod node;
 mod relations;
 mod saved;
+mod staged;
 mod tree;
 mod txn;
 
@@ -28,6 +29,8 @@ pub type AddEntry<'a> = dyn FnMut(Ino, u64, u8, &OsStr) -> bool + 'a;
 pub trait ControlDirectory: Send + Sync {
     /// The control directory of the directory `dir`.
     fn lookup_root(&self, caller: &Caller, dir: NodeKey) -> Result<Entry>;
+    /// The control directory of a directory in the view of a transaction.
+    fn lookup_staged(&self, caller: &Caller, dir: Ino) -> Result<Entry>;
     fn lookup(&self, caller: &Caller, parent: Ino, name: &OsStr) -> Result<Entry>;
     fn forget(&self, ino: Ino, count: u64);
     fn getattr(&self, caller: &Caller, ino: Ino) -> Result<Attr>;

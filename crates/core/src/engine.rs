@@ -115,10 +115,14 @@ impl Engine {
                 return self.control()?.lookup(caller, parent, name);
             }
             let _pass = self.pass();
+            let is_control = self.stack.options().ctlname.as_deref() == Some(name);
             if parent.is_staged() {
-                return self.staged(parent)?.view().lookup(parent, name);
+                return match is_control {
+                    true => self.control()?.lookup_staged(caller, parent),
+                    false => self.staged(parent)?.view().lookup(parent, name),
+                };
             }
-            if self.stack.options().ctlname.as_deref() == Some(name) {
+            if is_control {
                 let dir = self.stack.node_key(parent).ok_or(Error::Os(libc::ESTALE))?;
                 return self.control()?.lookup_root(caller, dir);
             }

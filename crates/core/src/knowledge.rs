@@ -40,6 +40,7 @@ use crate::query::access::{readable, refusals};
 use crate::query::answer::{Answer, name_text, path_text};
 use crate::query::model::Model;
 use crate::query::options::Options;
+use crate::query::overlay::Overlay;
 use crate::query::search::{Request, Searcher, vector_error};
 use crate::query::spaces::ToldSpaces;
 use crate::relation;
@@ -204,6 +205,13 @@ impl Knowledge {
                 pending: answer.pending,
             });
         }
+        Ok(answer)
+    }
+
+    /// Answers a request about a tree that differs from the catalog.
+    pub(crate) fn search_overlaid(&self, request: &Request<'_>, overlay: &Overlay<'_>) -> Result<Answer> {
+        let mut answer = self.searcher.search_overlaid(request, overlay)?;
+        answer.pending = self.indexer.status().pending;
         Ok(answer)
     }
 

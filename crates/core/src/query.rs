@@ -8,6 +8,7 @@ pub mod fuse;
 pub mod kinds;
 pub mod model;
 pub mod options;
+pub(crate) mod overlay;
 pub mod parse;
 mod quantity;
 mod related;

@@ -11,6 +11,7 @@ mod desk;
 mod diff;
 mod gate;
 mod git;
+mod layers;
 mod meaning;
 mod patch;
 mod plan;

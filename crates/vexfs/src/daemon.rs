@@ -157,8 +157,7 @@ pub(crate) fn compose(
             knowledge.status().prometheus(&mut text);
             text
         };
-        let tree = ControlTree::new(search.knowledge().clone(), Box::new(prometheus));
-        Arc::new(tree) as Arc<dyn ControlDirectory>
+        Arc::new(ControlTree::new(search.knowledge().clone(), Box::new(prometheus)))
     });
     let desk = match search {
         Some((search, store)) => desk(place, options, search, store, &stack)?,
@@ -166,13 +165,17 @@ pub(crate) fn compose(
     };
     let engine = match (control, desk) {
         (Some(control), Some(desk)) => {
+            control.serve_transactions(desk.clone());
             let root = stack
                 .node_key(Ino::ROOT)
                 .ok_or(vexfs_core::Error::Os(libc::ESTALE))?;
             let control = Arc::new(TxnControl::new(desk.clone(), control, root));
             Engine::new(stack, Some(control), metrics).with_transactions(desk)
         }
-        (control, _) => Engine::new(stack, control, metrics),
+        (control, _) => {
+            let control = control.map(|control| control as Arc<dyn ControlDirectory>);
+            Engine::new(stack, control, metrics)
+        }
     };
     let mut of_adapter = AdapterOptions::from(options);
     of_adapter.passthrough &= may_mount();

@@ -251,6 +251,64 @@ fn what_somebody_else_told_meanwhile_is_a_conflict_that_is_listed() {
 }
 
 #[test]
+fn a_search_in_a_transaction_sees_what_is_staged_and_one_outside_does_not() {
+    let refunds = "How refunds are paid to a credit card by the billing department.";
+    let bread = "Flour, yeast and butter: knead the bread dough for ten minutes.";
+    let Some(m) = Mounted::indexed(&[
+        ("billing/refunds.md", refunds),
+        (
+            "billing/cards.md",
+            "A credit card is charged when the refund is refused.",
+        ),
+        ("kitchen/bread.md", bread),
+        ("kitchen/oven.md", "Heat the oven before the bread goes in."),
+    ]) else {
+        return;
+    };
+    m.sh("vexfs search --wait=60 bread >/dev/null; vexfs txn begin t");
+    m.sh("cd .vexfs/txn/t/root; cat kitchen/bread.md > billing/refunds.md; rm kitchen/bread.md; mv kitchen bakery; \
+          echo 'The giraffe eats acacia leaves.' > zoo.md");
+    let found = |at: &str, query: &str| -> Vec<String> {
+        let lines = m.sh(&format!("cd {at}; cat '.vexfs/search/{query}/results.jsonl'"));
+        let path = |line: &str| {
+            line.split("\"path\":\"")
+                .nth(1)
+                .unwrap()
+                .split('"')
+                .next()
+                .unwrap()
+                .to_owned()
+        };
+        lines.lines().map(path).collect()
+    };
+    let root = ".vexfs/txn/t/root";
+    assert_eq!(found(root, "knead bread dough")[0], "billing/refunds.md");
+    assert!(found(root, "knead bread dough").contains(&"bakery/oven.md".to_owned()));
+    assert!(
+        !found(root, "knead bread dough")
+            .iter()
+            .any(|path| path.starts_with("kitchen"))
+    );
+    assert_eq!(found(root, "giraffe")[0], "zoo.md");
+    assert_eq!(found(&format!("{root}/bakery"), "bread"), ["bakery/oven.md"]);
+    assert_eq!(found(root, "\"giraffe eats\" ext:md"), ["zoo.md"]);
+    // The links lead to the staged files.
+    assert_eq!(
+        m.sh(&format!("cd {root}; cat .vexfs/search/giraffe/001-*")),
+        "The giraffe eats acacia leaves.\n"
+    );
+    assert!(
+        m.sh(&format!("cat '{root}/.vexfs/ask/giraffe'"))
+            .contains("acacia")
+    );
+    assert_eq!(found(".", "knead bread dough")[0], "kitchen/bread.md");
+    assert!(!found(".", "giraffe").contains(&"zoo.md".to_owned()));
+    m.sh("vexfs txn commit t; vexfs search --wait=60 giraffe >/dev/null");
+    assert_eq!(found(".", "knead bread dough")[0], "billing/refunds.md");
+    assert_eq!(found(".", "giraffe")[0], "zoo.md");
+}
+
+#[test]
 fn a_transaction_that_lost_is_rebased_with_both_changes() {
     let lines = |first: &str, last: &str| format!("{first}\n2\n3\n4\n{last}\n");
     let base = lines("1", "5");

@@ -59,6 +59,8 @@ pub(super) enum Node {
 pub(super) struct Scope {
     /// The backing directory.
     pub(super) dir: NodeKey,
+    /// The directory in the view of a transaction, if it stands there; `dir` says nothing then.
+    pub(super) staged: Option<Ino>,
 }
 
 /// A type of relations of one file.
@@ -212,6 +214,7 @@ mod tests {
         let nodes = Nodes::default();
         let scope = Scope {
             dir: NodeKey { dev: 1, ino: 2 },
+            staged: None,
         };
         let root = Node::Root { scope };
         let ino = nodes.refer(root.clone());

@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::handles::{DirRow, Handle, Handles};
@@ -15,7 +15,7 @@ use super::lists::{Lists, ResultList};
 use super::names::{below, unescape};
 use super::node::{Listing, Node, Nodes, Report, SavedFile, Scope, Source};
 use super::relations::RelationLists;
-use super::{AddEntry, ControlDirectory, saved};
+use super::{AddEntry, ControlDirectory, saved, staged};
 use crate::error::{Error, Result};
 use crate::fs::ops::{Attr, Caller, Entry, SetAttr, Timestamp};
 use crate::ids::{Ino, NodeKey};
@@ -25,6 +25,7 @@ use crate::query::options::Options;
 use crate::query::parse;
 use crate::query::search::{Fresh, Request, What};
 use crate::store::relations::check_kind;
+use crate::txn::Desk;
 
 const S_IFDIR: u32 = libc::S_IFDIR;
 const S_IFREG: u32 = libc::S_IFREG;
@@ -44,6 +45,8 @@ pub struct ControlTree {
     pub(super) handles: Handles,
     born: Timestamp,
     owner: (u32, u32),
+    /// The transactions in which it also stands.
+    desk: OnceLock<Arc<Desk>>,
 }
 
 impl ControlTree {
@@ -62,6 +65,25 @@ impl ControlTree {
             handles: Handles::default(),
             born: Timestamp::now(),
             owner,
+            desk: OnceLock::new(),
+        }
+    }
+
+    /// From now on it answers in the trees of these transactions too.
+    pub fn serve_transactions(&self, desk: Arc<Desk>) {
+        // There is one desk to a mount.
+        let _ = self.desk.set(desk);
+    }
+
+    fn desk(&self) -> Result<&Desk> {
+        self.desk.get().map(|desk| &**desk).ok_or(Error::Os(libc::ESTALE))
+    }
+
+    /// Where the directory stands in which one searches.
+    fn scope_path(&self, scope: Scope) -> Result<PathBuf> {
+        match scope.staged {
+            Some(dir) => staged::path(self.desk()?, dir),
+            None => self.knowledge.directory_path(scope.dir),
         }
     }
 
@@ -73,7 +95,21 @@ impl ControlTree {
 
 impl ControlDirectory for ControlTree {
     fn lookup_root(&self, caller: &Caller, dir: NodeKey) -> Result<Entry> {
-        self.entry(caller, Node::Root { scope: Scope { dir } })
+        let staged = None;
+        self.entry(
+            caller,
+            Node::Root {
+                scope: Scope { dir, staged },
+            },
+        )
+    }
+
+    fn lookup_staged(&self, caller: &Caller, dir: Ino) -> Result<Entry> {
+        let scope = Scope {
+            dir: NodeKey { dev: 0, ino: 0 },
+            staged: Some(dir),
+        };
+        self.entry(caller, Node::Root { scope })
     }
 
     fn lookup(&self, caller: &Caller, parent: Ino, name: &OsStr) -> Result<Entry> {
@@ -504,12 +540,12 @@ impl ControlTree {
         };
         match node {
             Node::Root { scope } => {
-                for name in ["search", "ask", "like", "rel", "q"] {
+                for name in root_names(*scope) {
                     if let Some(node) = root_child(*scope, OsStr::new(name)) {
                         add(OsStr::new(name), S_IFDIR, &node);
                     }
                 }
-                for (name, report) in Report::ALL {
+                for (name, report) in Report::ALL.into_iter().filter(|_| scope.staged.is_none()) {
                     add(
                         OsStr::new(name),
                         S_IFREG,
@@ -575,7 +611,7 @@ impl ControlTree {
     /// Runs the query of a listing and keeps the list for the lookups that follow.
     pub(super) fn run(&self, caller: &Caller, listing: &Arc<Listing>) -> Result<Arc<ResultList>> {
         let answer = self.answer(caller, listing)?;
-        let scope = self.knowledge.directory_path(listing.scope.dir)?;
+        let scope = self.scope_path(listing.scope)?;
         let list = Arc::new(ResultList::new(answer, &scope, depth(listing)));
         self.lists.put(listing.clone(), caller.uid, list.clone());
         Ok(list)
@@ -603,12 +639,15 @@ impl ControlTree {
         };
         let request = Request {
             caller,
-            scope: Some(listing.scope.dir),
+            scope: listing.scope.staged.is_none().then_some(listing.scope.dir),
             what,
             options: &options,
             fresh: Fresh::default(),
         };
-        self.knowledge.search(&request)
+        match listing.scope.staged {
+            Some(dir) => staged::search(&self.knowledge, self.desk()?, dir, &request),
+            None => self.knowledge.search(&request),
+        }
     }
 
     fn report(&self, scope: Scope, report: Report) -> Result<String> {
@@ -637,8 +676,19 @@ fn depth(listing: &Listing) -> usize {
     }
 }
 
+/// What stands in a control directory beside the reports. In a transaction one searches; the rest is of what is committed.
+fn root_names(scope: Scope) -> &'static [&'static str] {
+    match scope.staged {
+        Some(_) => &["search", "ask"],
+        None => &["search", "ask", "like", "rel", "q"],
+    }
+}
+
 fn root_child(scope: Scope, name: &OsStr) -> Option<Node> {
     let name = name.to_str()?;
+    if scope.staged.is_some() && !root_names(scope).contains(&name) {
+        return None;
+    }
     Some(match name {
         "search" => Node::Search {
             scope,

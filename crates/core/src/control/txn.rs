@@ -301,6 +301,10 @@ impl ControlDirectory for TxnControl {
         Ok(entry)
     }
 
+    fn lookup_staged(&self, caller: &Caller, dir: Ino) -> Result<Entry> {
+        self.inner.lookup_staged(caller, dir)
+    }
+
     fn lookup(&self, caller: &Caller, parent: Ino, name: &OsStr) -> Result<Entry> {
         if !is_ours(parent) {
             return match self.is_above(parent) && name == NAME {

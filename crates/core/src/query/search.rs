@@ -527,7 +527,7 @@ impl Searcher {
 }
 
 /// The query's vector; none for a text of unknown words, which is similar to nothing.
-fn embedded(model: &Model, text: &str) -> Result<Option<Vec<f32>>> {
+pub(super) fn embedded(model: &Model, text: &str) -> Result<Option<Vec<f32>>> {
     let mut vector = vec![0.0; model.embedder.dim()];
     model.embedder.embed(&[text], &mut vector)?;
     Ok(vector.iter().any(|&x| x != 0.0).then_some(vector))

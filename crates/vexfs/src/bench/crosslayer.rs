@@ -12,7 +12,7 @@ use rustix::fs::XattrFlags;
 use vexfs_mount::unmounting;
 
 use super::metric::{Measured, Metric};
-use super::sample::{Latencies, median_and_noise, time_ns};
+use super::sample::{Latencies, median_and_noise};
 use super::{NATIVE, Result, Run, Unavailable};
 
 /// Bytes of a file.
@@ -25,6 +25,10 @@ const DIMENSIONS: usize = 64;
 const ROUNDS: usize = 5;
 /// Files that are read by turns.
 const WARM_FILES: usize = 200;
+/// Turns of reading outside and inside.
+const TURNS: usize = 25;
+/// Transactions that are begun and given up in trees of two sizes.
+const BEGINS: usize = 40;
 
 /// Measures over a tree of 10,000 files; a quick run over 100.
 pub fn measure(run: &Run) -> Result<Measured> {
@@ -40,7 +44,14 @@ pub fn measure(run: &Run) -> Result<Measured> {
     run.progress.set_message("readers during a commit");
     metrics.push(case.readers(largest)?);
     run.progress.set_message("an open transaction");
-    metrics.extend(case.idle(run.budget())?);
+    metrics.extend(case.idle()?);
+    drop(case);
+    // Whatever the tree's size: there is nothing to copy or to look through.
+    for files in [100, largest * 10] {
+        run.progress
+            .set_message(format!("begin and abort over {files} files"));
+        metrics.extend(Case::mount(&run.work.join(files.to_string()), files)?.of_tree(files)?);
+    }
     Ok(Measured {
         metrics,
         conditions: vec![format!(
@@ -129,6 +140,7 @@ impl Case {
 
     fn by_size(&self, files: usize, rounds: usize) -> Result<Vec<Metric>> {
         let mut times: [Vec<f64>; 6] = Default::default();
+        let mut told = Vec::new();
         for round in 1..=rounds {
             let native = self.native(files, round)?;
             let begin = self.begin()?;
@@ -136,30 +148,75 @@ impl Case {
             let check = Instant::now();
             fs::read(self.txn("t/conflicts"))?;
             let check = check.elapsed();
+            let before = self.invalidations()?;
             let commit = self.commit()?;
+            told.push(self.invalidations()? - before);
             ensure!(
                 fs::read(self.mount.join(name(0)))? == content(0, round),
                 "not committed"
             );
             self.begin()?;
-            self.stage(files, round + rounds)?;
+            self.stage(files, round + ROUNDS)?;
             let abort = self.abort()?;
             for (list, time) in times.iter_mut().zip([begin, stage, check, commit, abort, native]) {
                 list.push(time.as_secs_f64() * 1e6);
             }
         }
         let (native, _) = median_and_noise(&times[5]);
+        let workload = format!("{files} files of {FILE_BYTES} bytes with vectors");
         let names = ["begin", "stage", "check", "commit", "abort"];
         let metrics = names.iter().zip(&times).map(|(what, times)| {
             let (us, noise) = median_and_noise(times);
             let metric = Metric::lower(format!("crosslayer.{what}.{files}"), "us", us, noise)
-                .workload(format!("{files} files of {FILE_BYTES} bytes with vectors"));
+                .workload(workload.clone());
             match *what {
                 "commit" => metric.against(NATIVE, native),
                 _ => metric,
             }
         });
-        Ok(metrics.collect())
+        let mut metrics: Vec<_> = metrics.collect();
+        let (count, noise) = median_and_noise(&told);
+        let told = Metric::lower(
+            format!("crosslayer.invalidations.{files}"),
+            "messages",
+            count,
+            noise,
+        );
+        metrics.push(told.workload(format!(
+            "names and pages that the kernel is told to forget: {workload}"
+        )));
+        Ok(metrics)
+    }
+
+    /// What the kernel was told to forget since the mount.
+    fn invalidations(&self) -> Result<f64> {
+        let metrics = fs::read_to_string(self.mount.join(".vexfs/metrics"))?;
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("vexfs_invalidations_total "));
+        Ok(line.context("the count of invalidations")?.parse()?)
+    }
+
+    /// Begin and abort in a tree of so many files.
+    fn of_tree(&self, files: usize) -> Result<Vec<Metric>> {
+        let (mut begins, mut aborts) = (Latencies::default(), Latencies::default());
+        for _ in 0..BEGINS {
+            begins.add(self.begin()?);
+            self.stage(1, 1)?;
+            aborts.add(self.abort()?);
+        }
+        let metric = |what: &str, latencies: &Latencies| {
+            let summary = latencies.summary();
+            Metric::lower(
+                format!("crosslayer.{what}_in_tree.{files}"),
+                "us",
+                summary.p50_us,
+                0.0,
+            )
+            .latency(summary)
+            .workload(format!("one file staged, in a tree of {files} files"))
+        };
+        Ok(vec![metric("begin", &begins), metric("abort", &aborts)])
     }
 
     /// The same change without transactions: copies, renames, one sync.
@@ -220,22 +277,26 @@ impl Case {
     }
 
     /// Plain reads outside with and without an open transaction, and inside one, by turns.
-    fn idle(&self, budget: Duration) -> Result<Vec<Metric>> {
+    fn idle(&self) -> Result<Vec<Metric>> {
         let mut rounds: [Vec<f64>; 3] = Default::default();
-        let read = |dir: &Path| {
-            let (ns, _) = time_ns(budget / 3, || {
-                for n in 0..WARM_FILES {
-                    let _ = fs::read(dir.join(name(n)));
-                }
-            });
-            ns / 1e3 / WARM_FILES as f64
+        let read = |dir: &Path| -> Result<f64> {
+            let begin = Instant::now();
+            for n in 0..WARM_FILES {
+                fs::read(dir.join(name(n)))?;
+            }
+            Ok(begin.elapsed().as_secs_f64() * 1e6 / WARM_FILES as f64)
         };
-        for _ in 0..ROUNDS {
-            rounds[0].push(read(&self.mount));
+        let inside = self.txn("t/root");
+        for _ in 0..TURNS {
+            // The first reading of each is not counted: it fills the kernel's caches.
+            read(&self.mount)?;
+            rounds[0].push(read(&self.mount)?);
             self.begin()?;
             self.stage(1, 1)?;
-            rounds[1].push(read(&self.mount));
-            rounds[2].push(read(&self.txn("t/root")));
+            read(&inside)?;
+            read(&self.mount)?;
+            rounds[1].push(read(&self.mount)?);
+            rounds[2].push(read(&inside)?);
             self.abort()?;
         }
         let [(alone, alone_noise), (beside, noise), (inside, inside_noise)] =
@@ -248,7 +309,7 @@ impl Case {
                 .against("crosslayer.read_alone", alone),
             Metric::lower("crosslayer.read_inside", "us", inside, inside_noise)
                 .workload("the same in a transaction")
-                .against("crosslayer.read_alone", alone),
+                .against("crosslayer.read_beside", beside),
         ])
     }
 }

@@ -16,12 +16,15 @@ use std::time::{Duration, Instant};
 const STEP_MAX: Duration = Duration::from_secs(60);
 /// A test that takes longer than this has hung.
 const WATCHDOG: Duration = Duration::from_secs(900);
+/// Nothing is indexed unless a test asks for it.
+const MANUAL: &str = "index=manual";
 /// The daemon dies at the point of a commit with this number.
 const DIE_AT: &str = "VEXFS_DIE_AT";
 
 /// A tree, its mount, and the daemon that serves it.
 pub(crate) struct Mounted {
     dir: tempfile::TempDir,
+    options: &'static str,
     daemon: Child,
     done: Arc<AtomicBool>,
 }
@@ -29,15 +32,20 @@ pub(crate) struct Mounted {
 impl Mounted {
     /// `None` where nothing can be mounted at all.
     pub(crate) fn start(files: &[(&str, &str)]) -> Option<Mounted> {
-        Mounted::over(files, None)
+        Mounted::over(files, None, MANUAL)
     }
 
     /// The same, on a filesystem in memory of this size.
     pub(crate) fn in_memory(files: &[(&str, &str)], bytes: u64) -> Option<Mounted> {
-        Mounted::over(files, Some(bytes))
+        Mounted::over(files, Some(bytes), MANUAL)
     }
 
-    fn over(files: &[(&str, &str)], memory: Option<u64>) -> Option<Mounted> {
+    /// The same, with a daemon that indexes the files.
+    pub(crate) fn indexed(files: &[(&str, &str)]) -> Option<Mounted> {
+        Mounted::over(files, None, "index=onclose")
+    }
+
+    fn over(files: &[(&str, &str)], memory: Option<u64>, options: &'static str) -> Option<Mounted> {
         if fs::metadata("/dev/fuse").is_err() || !rustix::process::geteuid().is_root() {
             eprintln!("skipped: needs root and /dev/fuse");
             return None;
@@ -61,10 +69,15 @@ impl Mounted {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, content).unwrap();
         }
-        let daemon = serve(dir.path(), None);
+        let daemon = serve(dir.path(), options, None);
         let done = Arc::new(AtomicBool::new(false));
         watch(dir.path().join("m"), done.clone());
-        Some(Mounted { dir, daemon, done })
+        Some(Mounted {
+            dir,
+            options,
+            daemon,
+            done,
+        })
     }
 
     pub(crate) fn at(&self, path: &str) -> PathBuf {
@@ -126,7 +139,7 @@ impl Mounted {
     /// named.
     pub(crate) fn revive(&mut self, die_at: Option<u64>) {
         self.daemon.wait().unwrap();
-        self.daemon = serve(self.dir.path(), die_at);
+        self.daemon = serve(self.dir.path(), self.options, die_at);
     }
 }
 
@@ -151,10 +164,10 @@ impl Drop for Mounted {
     }
 }
 
-fn serve(dir: &Path, die_at: Option<u64>) -> Child {
+fn serve(dir: &Path, options: &str, die_at: Option<u64>) -> Child {
     let mut daemon = Command::new(env!("CARGO_BIN_EXE_vexfs"));
     daemon
-        .args(["mount", "-f", "-o", "index=manual"])
+        .args(["mount", "-f", "-o", options])
         .arg(dir.join("source"))
         .arg(dir.join("m"))
         .env_remove(DIE_AT);
