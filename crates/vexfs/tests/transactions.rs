@@ -361,17 +361,19 @@ fn a_transaction_is_exported_as_a_patch_that_git_and_patch_take() {
     ]) else {
         return;
     };
-    m.sh("printf '\\0\\1\\2' > binary; ln -s text soft; cp -a . ../before; rm -rf ../before/.vexfs");
+    m.sh("printf '\\0\\1\\2' > binary; ln -s text soft; mkdir .git; echo 1 > .git/index; cp -a . ../before; rm -rf ../before/.vexfs ../before/.git");
     let change = "sed -i s/two/TWO/ text; echo ' now' >> bare; mv 'old name' 'new name'; echo more >> 'new name'; mv dir moved; \
                   echo x >> moved/sub/b; rm gone; chmod +x script; echo even >> *odd; head -c 3000 /dev/urandom > binary; \
-                  ln -sfn script soft; mkdir n; echo n > n/n; echo ours > lost; rm moved/a; echo replaced > text2; mv text2 text";
+                  ln -sfn script soft; mkdir n; echo n > n/n; echo ours > lost; rm moved/a; echo replaced > text2; mv text2 text; \
+                  echo 2 > .git/index";
     m.sh(&format!("vexfs txn begin t; cd .vexfs/txn/t/root; {change}"));
     // The old side is what the transaction found, whatever others do.
-    m.sh("echo theirs > lost; vexfs txn diff --patch t > ../t.patch; cp -a .vexfs/txn/t/root ../after");
+    m.sh("echo theirs > lost; vexfs txn diff --patch t > ../t.patch; cp -a .vexfs/txn/t/root ../after; rm -rf ../after/.git");
+    m.sh("grep -q '^# not in this patch: .git/index' ../t.patch");
     m.sh("cd ../before; git init -q .; git apply --check ../t.patch; git apply ../t.patch; rm -rf .git; diff -r --no-dereference . ../after");
     m.sh("test \"$(stat -c %a ../before/script)\" = 755; grep -q '^rename to \"\\?moved/sub/b' ../t.patch");
     // patch(1) knows no binary contents; the rest it takes.
-    m.sh("rm -rf ../plain; cp -a . ../plain; rm -rf ../plain/.vexfs; cd ../plain; echo base > lost; \
+    m.sh("rm -rf ../plain; cp -a . ../plain; rm -rf ../plain/.vexfs ../plain/.git; cd ../plain; echo base > lost; \
           sed '/^GIT binary/,/^$/d' ../t.patch > ../p.patch; patch -s -p1 < ../p.patch; cp ../after/binary binary; \
           diff -r --no-dereference . ../after");
     m.sh("vexfs txn abort t");

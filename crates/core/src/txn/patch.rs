@@ -2,7 +2,8 @@
 //!
 //! The old side is the base as the transaction found it, so that the patch still says what the transaction meant when
 //! somebody else has changed the same files. Files that were moved are renames, also those of a moved directory. What no
-//! patch can say (special files, empty directories, owners, attributes) stands before it as lines that begin with `#`.
+//! patch can say (special files, empty directories, owners, attributes, what lies in a `.git`) stands before it as lines
+//! that begin with `#`.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -38,6 +39,10 @@ pub(super) fn patch(view: &View) -> Result<Vec<u8>> {
         notes: Vec::new(),
         out: Vec::new(),
     };
+    let (of_git, found): (Vec<Found>, Vec<Found>) = found.into_iter().partition(|(path, ..)| is_of_git(path));
+    for (path, ..) in &of_git {
+        writer.note(path, "git takes no patch of its own directory");
+    }
     writer.note_removed(&found)?;
     for (path, difference, number) in &found {
         if let Some(number) = number {
@@ -53,6 +58,12 @@ pub(super) fn patch(view: &View) -> Result<Vec<u8>> {
     let mut text = writer.notes;
     text.append(&mut writer.out);
     Ok(text)
+}
+
+/// Whether git would refuse a whole patch for this path: it lies in a repository's own directory.
+fn is_of_git(path: &Path) -> bool {
+    path.components()
+        .any(|component| component.as_os_str().eq_ignore_ascii_case(".git"))
 }
 
 struct Writer<'v> {
