@@ -51,6 +51,10 @@ tools:
 stress SECONDS="60":
     scripts/stress {{SECONDS}}
 
+# Memory of a daemon with a million files in its catalog and in the kernel's cache
+memory *ARGS:
+    cargo run --release --bin performance_benchmark -- memory {{ARGS}}
+
 # Measure the filesystem beside the bare directory
 bench *ARGS:
     cargo run --release --bin performance_benchmark -- {{ARGS}}

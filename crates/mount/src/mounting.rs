@@ -15,7 +15,7 @@ use rustix::mount::MountFlags;
 
 use crate::error::{MountError, Result};
 use crate::options::{MountOptions, escape_commas};
-use crate::place::Place;
+use crate::place::{Place, is_cut_off};
 use crate::{fusermount, mountinfo, unmounting};
 
 /// The device through which the kernel speaks to filesystems in user space.
@@ -177,7 +177,7 @@ impl Mount {
     }
 
     fn is_dead(&self) -> bool {
-        rustix::fs::stat(&self.mountpoint).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
+        rustix::fs::stat(&self.mountpoint).is_err_and(|e| is_cut_off(e.raw_os_error()))
     }
 
     /// Takes it away, lazily if files are open. Does nothing if it is gone or lies below another mount.

@@ -83,7 +83,7 @@ fn find_mountpoint(given: &Path) -> Result<PathBuf> {
             },
             Err(e) => e,
         };
-        if error.raw_os_error() != Some(libc::ENOTCONN) {
+        if !error.raw_os_error().is_some_and(is_cut_off) {
             return Err(bad(describe(&error, "mount point does not exist")));
         }
         remove_dead_mount(given).map_err(bad)?;
@@ -125,6 +125,11 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(dir)
 }
 
+/// Whether an error says that the mount's daemon is gone: before the question, or while it waited for an answer.
+pub fn is_cut_off(errno: i32) -> bool {
+    matches!(errno, libc::ENOTCONN | libc::ECONNABORTED)
+}
+
 fn is_directory(stat: &rustix::fs::Stat) -> bool {
     rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
 }
@@ -135,7 +140,7 @@ fn describe(error: &io::Error, missing: &str) -> String {
         Some(libc::ENOENT) => missing.to_owned(),
         Some(libc::ENOTDIR) => "not a directory".to_owned(),
         Some(libc::EACCES) => "permission denied".to_owned(),
-        Some(libc::ENOTCONN) => "lies in a mount whose daemon is gone".to_owned(),
+        Some(code) if is_cut_off(code) => "lies in a mount whose daemon is gone".to_owned(),
         _ => error.to_string(),
     }
 }

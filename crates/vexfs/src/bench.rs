@@ -75,7 +75,7 @@ pub const SEMANTIC_OPS: &str = "semantic.hybrid_ops";
 pub const STACK: &str = "stack.fuse_max";
 
 /// All parts, in the order in which they run. The machine comes first: the others relate to it.
-pub const PARTS: [Part; 11] = [
+pub const PARTS: [Part; 12] = [
     Part {
         name: "machine",
         about: "limits of the machine",
@@ -90,6 +90,11 @@ pub const PARTS: [Part; 11] = [
         name: "costs",
         about: "requests and system calls of each operation",
         measure: fs::costs::measure,
+    },
+    Part {
+        name: "memory",
+        about: "memory of the daemon with many files known",
+        measure: fs::memory::measure,
     },
     Part {
         name: "stack",

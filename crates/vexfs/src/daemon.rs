@@ -67,7 +67,7 @@ pub(crate) fn run(request: MountRequest, ready: Ready) -> Result<()> {
     prepare_process();
     let place = Place::find(&source, &mountpoint)?;
     let store = open_store(&place, &options)?;
-    let lock = store.lock()?;
+    let lock = store.lock().map_err(|error| of_store(error, store.location()))?;
     let (events, happened) = mpsc::channel();
     end_on_signal(events.clone())?;
 
@@ -257,16 +257,19 @@ fn open_store(place: &Place, options: &MountOptions) -> Result<StoreDir> {
         // Our mount would hide a store in SOURCE from ourselves.
         return Ok(StoreDir::open_or_create_elsewhere(&place.source)?);
     }
-    StoreDir::open_or_create(&place.source, options.store.as_deref(), &options.ctlname).map_err(|error| {
-        match error {
-            // The system's own words do not say of what.
-            vexfs_core::Error::Os(_) => MountError::Source {
-                path: options.store.as_ref().unwrap_or(&place.source).clone(),
-                reason: format!("cannot keep the store here: {error}; store=DIRECTORY names another place"),
-            },
-            error => MountError::Engine(error),
-        }
-    })
+    StoreDir::open_or_create(&place.source, options.store.as_deref(), &options.ctlname)
+        .map_err(|error| of_store(error, options.store.as_ref().unwrap_or(&place.source)))
+}
+
+/// The system's own words do not say of what.
+fn of_store(error: vexfs_core::Error, at: &Path) -> MountError {
+    match error {
+        vexfs_core::Error::Os(_) | vexfs_core::Error::Io(_) => MountError::Source {
+            path: at.to_owned(),
+            reason: format!("cannot keep the store here: {error}; store=DIRECTORY names another place"),
+        },
+        error => MountError::Engine(error),
+    }
 }
 
 /// A store that the user chose must neither show in the mount nor lie behind it: writing to it would ask ourselves.

@@ -54,6 +54,11 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// The daemon's process id.
+    pub(super) fn pid(&self) -> Result<u32> {
+        self.process.trim().parse().context("the daemon's process id")
+    }
+
     /// Where the tree is seen.
     pub(super) fn at(&self) -> &Path {
         self.at.path()

@@ -6,6 +6,7 @@
 
 mod backing;
 pub(super) mod costs;
+pub(super) mod memory;
 mod overhead;
 mod systems;
 mod workload;

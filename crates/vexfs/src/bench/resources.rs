@@ -84,6 +84,30 @@ impl Resources {
     }
 }
 
+/// Memory of a process that is in memory now; 0 if it is gone.
+pub fn resident_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    field(&status, "VmRSS:") * 1024
+}
+
+/// The processes that a process has started and that still run.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn children_of(parent: u32) -> std::io::Result<Vec<u32>> {
+    let mut children = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        if field(&status, "PPid:") == u64::from(parent) {
+            children.push(pid);
+        }
+    }
+    Ok(children)
+}
+
 fn less(a: f64, b: f64) -> f64 {
     a.sub(b).max(0.0)
 }
@@ -113,6 +137,18 @@ mod tests {
     fn a_process_name_with_brackets_does_not_shift_the_fields() {
         let stat = "42 (a) b) c) S 1 42 42 0 -1 4194304 100 0 0 0 17 5 0 0 20 0 1 0 100 0 0";
         assert_eq!(cpu_ticks(stat), (17, 5));
+    }
+
+    #[test]
+    fn a_child_and_its_memory_are_seen() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let children = children_of(std::process::id()).unwrap();
+        let resident = resident_bytes(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(children.contains(&child.id()));
+        assert!(resident > 0);
+        assert_eq!(resident_bytes(child.id()), 0, "gone");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 use vexfs_mount::mountinfo::{self, MountEntry};
+use vexfs_mount::place::is_cut_off;
 
 /// List the VexFS mounts
 #[derive(Args, Debug)]
@@ -56,7 +57,7 @@ impl Probe {
         });
         let (state, status) = match answered.recv_timeout(ANSWER_MAX) {
             Ok((Ok(()), status)) => (State::Alive, status),
-            Ok((Err(rustix::io::Errno::NOTCONN), _)) => (State::Dead, Value::Null),
+            Ok((Err(e), _)) if is_cut_off(e.raw_os_error()) => (State::Dead, Value::Null),
             Ok((Err(_), _)) => (State::Private, Value::Null),
             Err(_) => (State::Silent, Value::Null),
         };
