@@ -10,7 +10,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use vexfs_vector::{
-    Batch, Database, Element, Error, Filter, Index, Measure, Options, SearchParams, Snapshot, SpaceConfig,
+    Batch, Database, Effort, Element, Error, Filter, Index, Measure, Options, SearchParams, Snapshot,
+    SpaceConfig,
 };
 
 fn open(dir: &Path) -> Database {
@@ -192,6 +193,41 @@ fn bad_input_is_refused_by_name_and_changes_nothing() {
 }
 
 #[test]
+fn a_question_without_an_answer_is_refused_and_harms_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = open(dir.path())
+        .create_space("a", SpaceConfig::new(2, Measure::L2))
+        .unwrap();
+    space.upsert(&[(7, &[1.0, 1.0])]).unwrap();
+    let five = SearchParams::new(5);
+    let backwards = [4..5, 1..2];
+    for (query, params) in [
+        (&[1.0, 1.0][..], SearchParams::new(0)),
+        (&[1.0, 1.0], five.effort(Effort::Recall(0.0))),
+        (&[1.0, 1.0], five.effort(Effort::Recall(f32::NAN))),
+        (&[1.0, 1.0], five.max_distance(f32::NAN)),
+        (&[1.0, 1.0], five.filter(Filter::Ranges(&backwards))),
+        (&[1.0], five),
+        (&[1.0, f32::NAN], five),
+        (&[f32::INFINITY, 1.0], five),
+    ] {
+        let refused = |error: &Error| match error {
+            Error::BadQuery(what) => !what.is_empty(),
+            Error::WrongDimension { expected: 2, found } => *found == query.len(),
+            Error::NotFinite { component } => !query[*component].is_finite(),
+            _ => false,
+        };
+        let (alone, batch) = (
+            space.search(query, &params),
+            space.search_batch(&[&[0.0, 0.0], query], &params, 2),
+        );
+        assert!(refused(&alone.unwrap_err()) && refused(&batch.unwrap_err()));
+        assert!(refused(&space.pages(query, params).err().unwrap()));
+        assert_eq!(space.search(&[1.0, 1.0], &five).unwrap()[0].id, 7);
+    }
+}
+
+#[test]
 fn nothing_is_found_where_nothing_is() {
     let dir = tempfile::tempdir().unwrap();
     let space = open(dir.path())
@@ -200,7 +236,6 @@ fn nothing_is_found_where_nothing_is() {
     assert!(space.is_empty());
     assert_eq!(space.search(&[1.0, 1.0], &SearchParams::new(5)).unwrap(), []);
     space.upsert(&[(1, &[1.0, 1.0])]).unwrap();
-    assert_eq!(space.search(&[1.0, 1.0], &SearchParams::new(0)).unwrap(), []);
     assert_eq!(
         space
             .search(&[1.0, 1.0], &SearchParams::new(5).filter(Filter::Ranges(&[])))

@@ -11,7 +11,7 @@ use crate::space::batch::first_not_finite;
 /// What to search for besides the query vector.
 #[derive(Clone, Copy, Debug)]
 pub struct SearchParams<'a> {
-    /// The most neighbours to return.
+    /// The most neighbours to return; not 0.
     pub k: usize,
     /// How hard to try.
     pub effort: Effort,
@@ -128,6 +128,11 @@ pub(super) fn check(config: SpaceConfig, query: &[f32], params: &SearchParams<'_
     }
     if let Some(component) = first_not_finite(query) {
         return Err(Error::NotFinite { component });
+    }
+    if params.k == 0 {
+        return Err(Error::BadQuery(
+            "k is 0: a search returns at least one neighbour".into(),
+        ));
     }
     match params.effort {
         Effort::Recall(recall) if !(recall > 0.0 && recall <= 1.0) => {
