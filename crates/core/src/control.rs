@@ -1,5 +1,6 @@
 //! The control directory, as the filesystem sees it: what stands under the reserved name in every directory.
 
+mod children;
 mod handles;
 mod lists;
 mod names;

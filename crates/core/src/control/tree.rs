@@ -4,16 +4,16 @@
 //! its queries. Lookup and getattr never run a query; opendir, readdir and open do. One opendir gives one frozen
 //! list. Generated files have no size until they are read, so the adapter opens them with direct I/O.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::handles::{DirRow, Handle, Handles};
+use super::children::read_options;
+use super::handles::{Handle, Handles};
 use super::lists::{Lists, ResultList};
-use super::names::{below, unescape};
-use super::node::{Listing, Node, Nodes, Report, SavedFile, Scope, Source};
+use super::node::{Listing, Node, Nodes, Report, Scope, Source};
 use super::relations::RelationLists;
 use super::{AddEntry, ControlDirectory, saved, staged};
 use crate::error::{Error, Result};
@@ -22,14 +22,13 @@ use crate::ids::{Ino, NodeKey};
 use crate::knowledge::Knowledge;
 use crate::query::answer::{Answer, name_text, path_text};
 use crate::query::options::Options;
-use crate::query::parse;
 use crate::query::search::{Fresh, Request, What};
 use crate::store::relations::check_kind;
 use crate::txn::Desk;
 
-const S_IFDIR: u32 = libc::S_IFDIR;
-const S_IFREG: u32 = libc::S_IFREG;
-const S_IFLNK: u32 = libc::S_IFLNK;
+pub(super) const S_IFDIR: u32 = libc::S_IFDIR;
+pub(super) const S_IFREG: u32 = libc::S_IFREG;
+pub(super) const S_IFLNK: u32 = libc::S_IFLNK;
 
 /// How long the kernel may believe in a control directory without asking: a program that works in a transaction by
 /// absolute paths passes it with every call.
@@ -39,8 +38,8 @@ const ROOT_TTL: Duration = Duration::from_secs(1);
 pub struct ControlTree {
     pub(super) knowledge: Arc<Knowledge>,
     metrics: Box<dyn Fn() -> String + Send + Sync>,
-    nodes: Nodes,
-    lists: Lists,
+    pub(super) nodes: Nodes,
+    pub(super) lists: Lists,
     pub(super) relations: RelationLists,
     pub(super) handles: Handles,
     born: Timestamp,
@@ -146,7 +145,7 @@ impl ControlDirectory for ControlTree {
         let list = self.frozen(caller, &listing)?;
         Ok(list
             .target(&name)
-            .ok_or_else(|| Error::NotFound(listed(&name)))?
+            .ok_or_else(|| Error::NotFound(name_text(&name)))?
             .to_vec())
     }
 
@@ -289,7 +288,7 @@ impl ControlDirectory for ControlTree {
                 error => error,
             })?;
         if flags & libc::O_EXCL != 0 {
-            return Err(Error::Exists(listed(name)));
+            return Err(Error::Exists(name_text(name)));
         }
         let entry = self.entry(caller, node)?;
         match self.open(caller, entry.attr.ino, flags) {
@@ -333,7 +332,7 @@ impl ControlDirectory for ControlTree {
             _ => return Err(Error::NoAttribute),
         };
         let list = self.frozen(caller, &listing)?;
-        let (rank, hit) = list.hit(&link).ok_or_else(|| Error::NotFound(listed(&link)))?;
+        let (rank, hit) = list.hit(&link).ok_or_else(|| Error::NotFound(name_text(&link)))?;
         let value = match name.as_bytes() {
             b"vexfs.score" => format!("{:.4}", hit.score),
             b"vexfs.rank" => rank.to_string(),
@@ -378,7 +377,7 @@ impl ControlDirectory for ControlTree {
         if flags & (libc::XATTR_CREATE | libc::XATTR_REPLACE) != 0 {
             let there = self.knowledge.xattr_get(caller, node, name).is_ok();
             if there && flags & libc::XATTR_CREATE != 0 {
-                return Err(Error::Exists(listed(name)));
+                return Err(Error::Exists(name_text(name)));
             }
             if !there && flags & libc::XATTR_REPLACE != 0 {
                 return Err(Error::NoAttribute);
@@ -461,153 +460,6 @@ impl ControlTree {
         }
     }
 
-    /// What a name means in a directory of the control tree.
-    fn child(&self, caller: &Caller, parent: Node, name: &OsStr) -> Result<Node> {
-        let missing = || Error::NotFound(listed(name));
-        Ok(match parent {
-            Node::Root { scope } => root_child(scope, name).ok_or_else(missing)?,
-            Node::Search { scope, options } if options.is_empty() && is_options(name) => {
-                read_options(name)?;
-                Node::Search {
-                    scope,
-                    options: name.into(),
-                }
-            }
-            Node::Search { scope, options } => Node::Results(Arc::new(Listing {
-                scope,
-                source: read_query(name)?,
-                options,
-            })),
-            Node::Ask { scope, options } if options.is_empty() && is_options(name) => {
-                read_options(name)?;
-                Node::Ask {
-                    scope,
-                    options: name.into(),
-                }
-            }
-            Node::Ask { scope, options } => Node::AskFile(Arc::new(Listing {
-                scope,
-                source: read_query(name)?,
-                options,
-            })),
-            Node::Like { scope, path } => self.like_child(caller, scope, below(&path, name))?,
-            Node::Related { scope, path } => self.relation_child(caller, scope, below(&path, name))?,
-            Node::RelatedFile { scope, path } => self.relation_type(scope, path, name)?,
-            Node::Relations(place) => {
-                self.relation_link(caller, &place, name)?;
-                Node::Relation(place, name.into())
-            }
-            Node::Results(listing) if name == "results.jsonl" => Node::ResultsJsonl(listing),
-            Node::Results(listing) => match self.lists.get(&listing, caller.uid) {
-                Some(list) if list.target(name).is_some() => Node::ResultLink(listing, name.into()),
-                _ => return Err(missing()),
-            },
-            Node::Saved { scope } => {
-                self.knowledge.saved_get(caller, name)?;
-                Node::SavedQuery {
-                    scope,
-                    name: name.into(),
-                }
-            }
-            Node::SavedQuery { scope, name: query } => saved_child(scope, query, name).ok_or_else(missing)?,
-            _ => return Err(Error::Os(libc::ENOTDIR)),
-        })
-    }
-
-    /// A directory on the way to a file leads further down; a file is a list of results.
-    fn like_child(&self, caller: &Caller, scope: Scope, path: PathBuf) -> Result<Node> {
-        let kind = self.knowledge.file_type(caller, scope.dir, &path)?;
-        if kind == S_IFDIR {
-            return Ok(Node::Like { scope, path });
-        }
-        let listing = Listing {
-            scope,
-            source: Source::Like(path),
-            options: OsString::new(),
-        };
-        Ok(Node::Results(Arc::new(listing)))
-    }
-
-    /// The entries of a directory.
-    fn rows(&self, caller: &Caller, node: &Node) -> Result<Vec<DirRow>> {
-        let mut rows = Vec::new();
-        let mut add = |name: &OsStr, kind: u32, node: &Node| {
-            rows.push(DirRow {
-                name: name.into(),
-                kind,
-                ino: self.nodes.peek(node),
-            });
-        };
-        match node {
-            Node::Root { scope } => {
-                for name in root_names(*scope) {
-                    if let Some(node) = root_child(*scope, OsStr::new(name)) {
-                        add(OsStr::new(name), S_IFDIR, &node);
-                    }
-                }
-                for (name, report) in Report::ALL.into_iter().filter(|_| scope.staged.is_none()) {
-                    add(
-                        OsStr::new(name),
-                        S_IFREG,
-                        &Node::Report {
-                            scope: *scope,
-                            report,
-                        },
-                    );
-                }
-            }
-            Node::Results(listing) => {
-                let list = self.run(caller, listing)?;
-                for name in list.names() {
-                    add(name, S_IFLNK, &Node::ResultLink(listing.clone(), name.clone()));
-                }
-                add(
-                    OsStr::new("results.jsonl"),
-                    S_IFREG,
-                    &Node::ResultsJsonl(listing.clone()),
-                );
-            }
-            Node::RelatedFile { scope, path } => {
-                for kind in self.relation_types(caller, *scope, path)? {
-                    let name = OsStr::new(&*kind);
-                    add(name, S_IFDIR, &self.relation_type(*scope, path.clone(), name)?);
-                }
-            }
-            Node::Relations(place) => {
-                for (name, _) in self.relation_links(caller, place)?.iter() {
-                    add(name, S_IFLNK, &Node::Relation(place.clone(), name.clone()));
-                }
-            }
-            Node::Saved { scope } => {
-                for name in self.knowledge.saved_names(caller)? {
-                    add(
-                        &name,
-                        S_IFDIR,
-                        &Node::SavedQuery {
-                            scope: *scope,
-                            name: name.clone(),
-                        },
-                    );
-                }
-            }
-            Node::SavedQuery { scope, name } => {
-                for (file_name, file) in SavedFile::ALL {
-                    let node = Node::SavedFile {
-                        scope: *scope,
-                        name: name.clone(),
-                        file,
-                    };
-                    add(OsStr::new(file_name), S_IFREG, &node);
-                }
-                let listing = saved::listing(*scope, name);
-                add(OsStr::new("results"), S_IFDIR, &Node::Results(Arc::new(listing)));
-            }
-            // The names in `search`, `ask`, `like` and `rel` are all that can be asked: they are not listed.
-            _ => {}
-        }
-        Ok(rows)
-    }
-
     /// Runs the query of a listing and keeps the list for the lookups that follow.
     pub(super) fn run(&self, caller: &Caller, listing: &Arc<Listing>) -> Result<Arc<ResultList>> {
         let answer = self.answer(caller, listing)?;
@@ -676,75 +528,6 @@ fn depth(listing: &Listing) -> usize {
     }
 }
 
-/// What stands in a control directory beside the reports. In a transaction one searches; the rest is of what is committed.
-fn root_names(scope: Scope) -> &'static [&'static str] {
-    match scope.staged {
-        Some(_) => &["search", "ask"],
-        None => &["search", "ask", "like", "rel", "q"],
-    }
-}
-
-fn root_child(scope: Scope, name: &OsStr) -> Option<Node> {
-    let name = name.to_str()?;
-    if scope.staged.is_some() && !root_names(scope).contains(&name) {
-        return None;
-    }
-    Some(match name {
-        "search" => Node::Search {
-            scope,
-            options: OsString::new(),
-        },
-        "ask" => Node::Ask {
-            scope,
-            options: OsString::new(),
-        },
-        "like" => Node::Like {
-            scope,
-            path: PathBuf::new(),
-        },
-        "rel" => Node::Related {
-            scope,
-            path: PathBuf::new(),
-        },
-        "q" => Node::Saved { scope },
-        _ => {
-            let (_, report) = Report::ALL.into_iter().find(|(known, _)| *known == name)?;
-            Node::Report { scope, report }
-        }
-    })
-}
-
-fn saved_child(scope: Scope, query: OsString, name: &OsStr) -> Option<Node> {
-    if name == "results" {
-        return Some(Node::Results(Arc::new(saved::listing(scope, &query))));
-    }
-    let (_, file) = SavedFile::ALL.into_iter().find(|(known, _)| name == *known)?;
-    Some(Node::SavedFile {
-        scope,
-        name: query,
-        file,
-    })
-}
-
 fn writable(node: &Node) -> bool {
     matches!(node, Node::SavedFile { file, .. } if file.is_writable())
-}
-
-fn is_options(name: &OsStr) -> bool {
-    name.as_bytes().first() == Some(&b'@')
-}
-
-fn read_options(name: &OsStr) -> Result<Options> {
-    Options::parse(&unescape(name)?)
-}
-
-/// Checks the query here, so that a malformed one is EINVAL at the first look.
-fn read_query(name: &OsStr) -> Result<Source> {
-    let query = unescape(name)?;
-    parse::parse(&query)?;
-    Ok(Source::Query(query))
-}
-
-fn listed(name: &OsStr) -> String {
-    name_text(name)
 }
