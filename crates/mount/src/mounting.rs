@@ -177,7 +177,7 @@ impl Mount {
     }
 
     fn is_dead(&self) -> bool {
-        rustix::fs::stat(&self.mountpoint).is_err_and(|e| is_cut_off(e.raw_os_error()))
+        rustix::fs::statfs(&self.mountpoint).is_err_and(|e| is_cut_off(e.raw_os_error()))
     }
 
     /// Takes it away, lazily if files are open. Does nothing if it is gone or lies below another mount.

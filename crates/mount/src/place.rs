@@ -76,7 +76,7 @@ fn find_mountpoint(given: &Path) -> Result<PathBuf> {
     for _ in 0..DEAD_MOUNTS_MAX {
         let error = match given.canonicalize() {
             // The path may be right and the directory at its end dead all the same.
-            Ok(full) => match rustix::fs::stat(&full) {
+            Ok(full) => match asked(&full) {
                 Ok(stat) if is_directory(&stat) => return Ok(full),
                 Ok(_) => return Err(bad("mount point is not a directory".into())),
                 Err(e) => io::Error::from(e),
@@ -89,6 +89,12 @@ fn find_mountpoint(given: &Path) -> Result<PathBuf> {
         remove_dead_mount(given).map_err(bad)?;
     }
     Err(bad("too many dead mounts lie on one another".into()))
+}
+
+/// What a path leads to. Attributes may come from the kernel's cache, long after a daemon's death; statfs(2) never does.
+fn asked(path: &Path) -> rustix::io::Result<rustix::fs::Stat> {
+    rustix::fs::statfs(path)?;
+    rustix::fs::stat(path)
 }
 
 /// Takes away a mount whose daemon is gone. Others' filesystems are left alone.
@@ -117,11 +123,11 @@ pub fn absolute_without_asking(given: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Opens the directory and asks it for its attributes, which a dead mount does not answer.
+/// Opens the directory and asks of its filesystem, which a dead mount does not answer.
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::open(path, flags, Mode::empty())?;
-    rustix::fs::fstat(&dir)?;
+    rustix::fs::fstatfs(&dir)?;
     Ok(dir)
 }
 
