@@ -240,6 +240,14 @@ fn an_export_has_everything_that_was_told() {
 }
 
 #[test]
+fn a_check_waits_for_nothing_that_is_held_back() {
+    let mount = Mounted::with(&FILES, &["-o", "index=manual"]);
+    std::fs::write(mount.join("notes/later.md"), "Not indexed by itself.\n").unwrap();
+    let told = ok(&mount, &["check"]);
+    assert!(told.starts_with("sound: ") && told.contains(" pending"), "{told}");
+}
+
+#[test]
 fn check_tells_what_does_not_agree() {
     let mount = Mounted::with(&FILES, &[]);
     mount.settle();

@@ -88,7 +88,7 @@ impl Verdict {
 
 impl Knowledge {
     /// Compares what should agree; only the daemon's user may. Changes nothing, but waits for what is pending, so that
-    /// work under way is not taken for a fault.
+    /// work under way is not taken for a fault; what a manual index holds back is counted.
     ///
     /// # Errors
     /// [`Error::NotFresh`] when files are still pending after ten minutes: nothing is compared then.
@@ -97,12 +97,21 @@ impl Knowledge {
         if depth != Depth::Indexes {
             self.indexer.scan(|_| true)?;
         }
-        if !self.indexer.wait_idle(SETTLE_MAX) {
+        // Held by hand (`index=manual`), the rest waits for nobody: it is counted, and is no fault.
+        let held = self.indexer.is_paused();
+        let settled = match held {
+            true => self.indexer.wait_seen(SETTLE_MAX),
+            false => self.indexer.wait_idle(SETTLE_MAX),
+        };
+        if !settled {
             return Err(Error::NotFresh {
                 pending: self.indexer.pending(),
             });
         }
         let mut verdict = Verdict::default();
+        if held {
+            verdict.count("pending", self.indexer.pending() as usize);
+        }
         self.verify_passages(&mut verdict)?;
         self.verify_spaces(&mut verdict)?;
         self.verify_relations(&mut verdict)?;
@@ -262,7 +271,7 @@ impl Knowledge {
             }
         }
         // What changed during the look is on its way.
-        if !faults.is_empty() && !self.indexer.wait_idle(Duration::ZERO) {
+        if !faults.is_empty() && !self.indexer.is_paused() && !self.indexer.wait_idle(Duration::ZERO) {
             return Err(Error::NotFresh {
                 pending: self.indexer.pending(),
             });

@@ -382,6 +382,11 @@ impl Indexer {
         self.shared.queue.pause(paused);
     }
 
+    /// Whether contents wait for [`Indexer::pause`].
+    pub fn is_paused(&self) -> bool {
+        self.shared.queue.is_paused()
+    }
+
     /// Throws the derived indexes away and makes them anew from the files; returns at once, see
     /// [`Indexer::wait_idle`]. Until then less is found.
     pub fn rebuild(&self) -> Result<()> {

@@ -178,6 +178,10 @@ impl Queue {
         self.changed.notify_all();
     }
 
+    pub(super) fn is_paused(&self) -> bool {
+        self.state.lock().paused
+    }
+
     /// Files that are handed out.
     pub(super) fn working(&self) -> usize {
         self.state.lock().working.len()
