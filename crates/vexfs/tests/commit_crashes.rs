@@ -3,12 +3,18 @@
 #![allow(clippy::unwrap_used, reason = "a test says enough by failing")]
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Seek, Write};
 use std::path::PathBuf;
 use std::thread;
+use std::time::Duration;
 
 use killable::{Mounted, snapshot};
 
 mod killable;
+
+/// The size of the disk that gets full, in bytes.
+const DISK: u64 = 24 << 20;
 
 /// What the transactions change, and how. Times are set, so that two runs give the same tree.
 const SHAPES: [&str; 3] = [
@@ -133,10 +139,26 @@ fn a_daemon_killed_at_every_point_leaves_all_or_nothing() {
     assert!(kills >= 300 || kills == 0, "{kills} kills");
 }
 
+/// Fills the disk with `filler` but for `free` bytes. The file is cut and never removed: who has it open in passing would
+/// keep the space of a removed one.
+fn leave(mut filler: &File, free: u64) {
+    for _ in 0..500 {
+        filler.set_len(0).unwrap();
+        filler.rewind().unwrap();
+        filler.write_all(&vec![0; DISK as usize]).unwrap_err();
+        let filled = filler.metadata().unwrap().len();
+        if let Some(kept) = filled.checked_sub(free) {
+            return filler.set_len(kept).unwrap();
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    panic!("the disk stays full with {free} bytes asked for");
+}
+
 #[test]
 fn a_disk_that_gets_full_at_any_place_of_a_commit_leaves_all_or_nothing() {
     for shape in SHAPES {
-        let Some(m) = Mounted::in_memory(&[], 24 << 20) else {
+        let Some(m) = Mounted::in_memory(&[], DISK) else {
             return;
         };
         for (path, content) in files() {
@@ -146,20 +168,13 @@ fn a_disk_that_gets_full_at_any_place_of_a_commit_leaves_all_or_nothing() {
         m.sh("ln hard1 hard2; find . -exec touch -h -d 2001-01-01 {} +");
         stage(&m, shape, "user.vexfs.tag.done");
         // Outside of the tree that is compared, but on its filesystem.
-        let filler = m.source().join(".vexfs/filler");
+        let filler = std::fs::File::create(m.source().join(".vexfs/filler")).unwrap();
         let before = tree(&m);
         let mut refused = 0;
         for free in (0..).map(|pages| pages * 4096) {
-            std::fs::write(&filler, vec![0; 24 << 20]).unwrap_err();
-            let filled = std::fs::metadata(&filler).unwrap().len();
-            std::fs::File::options()
-                .write(true)
-                .open(&filler)
-                .unwrap()
-                .set_len(filled - free)
-                .unwrap();
+            leave(&filler, free);
             let committed = std::fs::rename(m.at(".vexfs/txn/t"), m.at(".vexfs/txn/@committed/t"));
-            std::fs::remove_file(&filler).unwrap();
+            filler.set_len(0).unwrap();
             match committed {
                 Ok(()) => break,
                 Err(error) => assert_eq!(error.raw_os_error(), Some(28), "{free} bytes free: {error}"),
