@@ -13,6 +13,7 @@
 //! written since: [`Buffer::truncate`] to the length that read(2) gave.
 
 mod block;
+mod counters;
 mod large;
 mod shelf;
 mod statistics;
@@ -21,21 +22,25 @@ mod thread_cache;
 pub mod trace;
 
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::sync::OnceLock;
 
 pub use self::statistics::{LargeStatistics, Statistics, TierStatistics};
 
 use self::block::Block;
+use self::counters::Registry;
 use self::large::Large;
 use self::shelf::Shelf;
-use self::thread_cache::Registry;
 
 /// Sizes of the tiers in bytes.
 pub const TIER_BYTES: [usize; 3] = [1 << 10, 4 << 10, 16 << 10];
 
 /// Larger buffers than this are never kept: a FUSE request carries at most 1 MiB of data.
 pub const KEPT_BYTES_MAX: usize = 1 << 20;
+
+/// Large buffers that one thread keeps for itself: what a read and its hash take, and no more than this.
+const LARGE_PER_THREAD: usize = 2;
 
 /// How much may be kept idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,18 +51,21 @@ pub struct Limits {
     pub shared: [usize; 3],
     /// The most bytes that one shelf may come to hold.
     pub shared_bytes_max: usize,
-    /// The most bytes of idle large buffers.
+    /// The most bytes of idle large buffers that one thread keeps, in two buffers at most.
+    pub large_bytes_per_thread: usize,
+    /// The most bytes of idle large buffers that are shared.
     pub large_bytes_max: usize,
 }
 
 impl Default for Limits {
-    /// 176 KiB a thread: two requests under way with some depth each. 1.25 MiB shared at first, 12 MiB at most, and
-    /// large buffers for 8 requests of the largest size.
+    /// 176 KiB a thread: two requests under way with some depth each; 256 KiB more for a thread that reads or copies.
+    /// 1.25 MiB shared at first, 12 MiB at most, and large buffers for 8 requests of the largest size.
     fn default() -> Limits {
         Limits {
             per_thread: [16, 16, 6],
             shared: [64, 64, 64],
             shared_bytes_max: 4 << 20,
+            large_bytes_per_thread: 256 << 10,
             large_bytes_max: 8 << 20,
         }
     }
@@ -100,17 +108,18 @@ impl Pool {
     /// A buffer of `len` bytes. What is in it is unspecified (zeros, or what was written to it before).
     ///
     /// Aborts the process, like every allocation, when memory is exhausted.
+    #[inline]
     pub fn take(&'static self, len: usize) -> Buffer {
-        let block = match tier_of(len) {
+        let mut block = match tier_of(len) {
             Some(tier) => self.take_tiered(tier, len),
-            None => self.large.take(len),
+            None => self.take_large(len),
         };
         #[cfg(feature = "bench")]
         trace::taken(&block, len);
+        block.set_pool(self);
         Buffer {
-            block: Some(block),
+            block: ManuallyDrop::new(block),
             len,
-            pool: self,
         }
     }
 
@@ -130,13 +139,26 @@ impl Pool {
         for shelf in &self.shelves {
             shelf.tend();
         }
-        self.large.tend();
+        self.large.tend(&self.threads.sums().large.asked);
     }
 
+    #[inline]
     fn take_tiered(&'static self, tier: usize, len: usize) -> Block {
         thread_cache::with(self, |cache| cache.take(tier, len)).unwrap_or_else(|| {
             let (block, source) = self.shelves[tier].take(1, &mut |_| {});
-            self.threads.note_take(tier, len, source);
+            self.threads.note_gone(|counters| {
+                counters.tiers[tier].note_take(len);
+                counters.tiers[tier].note_source(source);
+            });
+            block
+        })
+    }
+
+    fn take_large(&'static self, len: usize) -> Block {
+        thread_cache::with(self, |cache| cache.take_large(len)).unwrap_or_else(|| {
+            let (block, idle) = self.large.take(len);
+            self.threads
+                .note_gone(|counters| counters.large.note_take(len, &block, idle));
             block
         })
     }
@@ -144,21 +166,26 @@ impl Pool {
     fn give(&'static self, block: Block) {
         #[cfg(feature = "bench")]
         trace::given(&block);
-        match tier_of(block.bytes()) {
+        let tier = tier_of(block.bytes());
+        // Stays where it is while the thread ends.
+        let mut block = Some(block);
+        thread_cache::with(self, |cache| match (tier, block.take()) {
+            (Some(tier), Some(block)) => cache.give(tier, block),
+            (None, Some(block)) => cache.give_large(block),
+            (_, None) => {}
+        });
+        let Some(block) = block else { return };
+        match tier {
             Some(tier) => {
-                // Stays where it is while the thread ends.
-                let mut block = Some(block);
-                thread_cache::with(self, |cache| {
-                    if let Some(block) = block.take() {
-                        cache.give(tier, block);
-                    }
-                });
-                if let Some(block) = block {
-                    self.threads.note_give(tier);
-                    self.shelves[tier].put([block]);
-                }
+                self.threads
+                    .note_gone(|counters| counters.tiers[tier].note_give());
+                self.shelves[tier].put([block]);
             }
-            None => self.large.give(block),
+            None => {
+                self.threads
+                    .note_gone(|counters| counters.large.note_give(&block));
+                self.large.give(block);
+            }
         }
     }
 }
@@ -175,10 +202,9 @@ fn tier_of(len: usize) -> Option<usize> {
 
 /// Bytes from a pool; dropping it gives them back. May be dropped on another thread than it was taken on.
 pub struct Buffer {
-    /// None only while it is being dropped.
-    block: Option<Block>,
+    /// Moved out when it is dropped.
+    block: ManuallyDrop<Block>,
     len: usize,
-    pool: &'static Pool,
 }
 
 impl Buffer {
@@ -189,7 +215,7 @@ impl Buffer {
 
     /// Bytes that it could hold without another take.
     pub fn capacity(&self) -> usize {
-        self.block.as_ref().map_or(0, Block::bytes)
+        self.block.bytes()
     }
 
     /// Makes it `len` bytes long, up to its capacity.
@@ -205,15 +231,13 @@ impl Buffer {
 impl Deref for Buffer {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        let block = self.block.as_ref().expect("present until dropped");
-        &block.as_slice()[..self.len]
+        &self.block.as_slice()[..self.len]
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        let block = self.block.as_mut().expect("present until dropped");
-        &mut block.as_mut_slice()[..self.len]
+        &mut self.block.as_mut_slice()[..self.len]
     }
 }
 
@@ -230,9 +254,12 @@ impl fmt::Debug for Buffer {
 }
 
 impl Drop for Buffer {
+    #[inline]
     fn drop(&mut self) {
-        if let Some(block) = self.block.take() {
-            self.pool.give(block);
+        // SAFETY: the field is not used again: the buffer is gone after this.
+        let block = unsafe { ManuallyDrop::take(&mut self.block) };
+        if let Some(pool) = block.pool() {
+            pool.give(block);
         }
     }
 }

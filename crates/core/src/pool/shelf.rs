@@ -26,10 +26,9 @@ struct State {
     turned_away: u64,
 }
 
-/// Where a block came from.
+/// Where a block came from that was not in its thread's stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    Thread,
     Shelf,
     System,
 }

@@ -1,7 +1,5 @@
 //! What a pool did, in numbers.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use serde::Serialize;
 
 use super::{Pool, TIER_BYTES};
@@ -57,7 +55,7 @@ pub struct LargeStatistics {
     pub in_use_bytes: u64,
     /// Sizes (powers of two) that are kept at present.
     pub kept_sizes: usize,
-    /// Bytes that lie idle.
+    /// Bytes that lie idle, those that threads keep included.
     pub idle_bytes: u64,
 }
 
@@ -137,7 +135,7 @@ pub(super) fn of(pool: &Pool) -> Statistics {
     let sums = pool.threads.sums();
     Statistics {
         tiers: std::array::from_fn(|tier| {
-            let (sum, shelf) = (&sums[tier], pool.shelves[tier].counts());
+            let (sum, shelf) = (&sums.tiers[tier], pool.shelves[tier].counts());
             let in_use = sum.takes.saturating_sub(sum.gives);
             TierStatistics {
                 bytes: TIER_BYTES[tier],
@@ -154,15 +152,17 @@ pub(super) fn of(pool: &Pool) -> Statistics {
             }
         }),
         large: {
-            let (kept_sizes, idle_bytes) = pool.large.kept();
+            let (sum, counts) = (&sums.large, pool.large.counts());
+            let in_use = sum.handed_bytes.saturating_sub(sum.given_bytes);
+            let in_threads = (counts.out_bytes as u64).saturating_sub(in_use);
             LargeStatistics {
-                takes: pool.large.takes.load(Relaxed),
-                hits: pool.large.hits.load(Relaxed),
-                asked_bytes: pool.large.asked_bytes.load(Relaxed),
-                handed_bytes: pool.large.handed_bytes.load(Relaxed),
-                in_use_bytes: pool.large.in_use_bytes.load(Relaxed),
-                kept_sizes,
-                idle_bytes: idle_bytes as u64,
+                takes: sum.takes,
+                hits: sum.hits,
+                asked_bytes: sum.asked_bytes,
+                handed_bytes: sum.handed_bytes,
+                in_use_bytes: in_use,
+                kept_sizes: counts.kept_sizes,
+                idle_bytes: counts.idle_bytes as u64 + in_threads,
             }
         },
     }

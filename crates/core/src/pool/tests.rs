@@ -19,6 +19,7 @@ fn single() -> &'static Pool {
         per_thread: [0; 3],
         shared: [1; 3],
         shared_bytes_max: 0,
+        large_bytes_per_thread: 0,
         large_bytes_max: 0,
     })
 }
@@ -199,7 +200,9 @@ fn a_large_size_asked_often_is_kept() {
     assert_eq!((large.kept_sizes, large.takes, large.hits), (1, 200, 99));
     pool.tend();
     pool.tend();
-    assert_eq!(pool.statistics().large.idle_bytes, 0);
+    assert_eq!(pool.statistics().large.idle_bytes, 131_072, "the thread's own");
+    drop(pool.take(200_000));
+    assert_eq!(pool.statistics().large.idle_bytes, 0, "nobody asks for it now");
 }
 
 proptest! {

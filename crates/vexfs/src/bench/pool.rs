@@ -50,6 +50,7 @@ fn limits(run: &Run) -> Limits {
             per_thread: [0; 3],
             shared: [buffers; 3],
             shared_bytes_max: 0,
+            large_bytes_per_thread: 0,
             large_bytes_max: 0,
         },
     }
