@@ -380,28 +380,6 @@ fn a_transaction_is_exported_as_a_patch_that_git_and_patch_take() {
 }
 
 #[test]
-fn a_command_is_tried_at_its_own_paths() {
-    let Some(m) = Mounted::start(&[("d/a", "base")]) else {
-        return;
-    };
-    let root = m.at("").display().to_string();
-    let out = m.sh(&format!(
-        "cd d; vexfs try -- sh -c 'echo tried > a; cat {root}/d/a; touch {root}/new'"
-    ));
-    assert_eq!(out, "tried\nM d/a\nA new\n");
-    assert_eq!(
-        m.sh("cat d/a; ls; vexfs txn list"),
-        "based\n",
-        "without -y it is given up"
-    );
-    let failed = m.try_sh("vexfs try -y -- sh -c 'echo tried > d/a; exit 7'");
-    assert_eq!(failed.status.code(), Some(7));
-    assert_eq!(m.read("d/a"), "base");
-    m.sh("vexfs try -y -- sh -c 'echo tried > d/a'");
-    assert_eq!(m.read("d/a"), "tried\n");
-}
-
-#[test]
 fn a_full_disk_is_found_while_staging_or_before_anything_is_applied() {
     let Some(m) = Mounted::in_memory(&[("a", "old"), ("b", "old")], 24 << 20) else {
         return;
@@ -511,36 +489,4 @@ fn changed_files_are_listed_by_how_far_their_meaning_moved() {
         number(0) > 0.4 && number(1) < 0.3 && number(1) > 0.0 && number(2) == 0.0,
         "{lines}"
     );
-}
-
-#[test]
-fn a_branch_is_checked_out_and_built_in_a_trial() {
-    if Command::new("git").arg("--version").output().is_err() {
-        eprintln!("skipped: needs git");
-        return;
-    }
-    let Some(m) = Mounted::start(&[
-        ("src/a.c", "int a;\n"),
-        ("src/b.c", "int b;\n"),
-        ("other/c.c", "int c;\n"),
-    ]) else {
-        return;
-    };
-    let trial = "git checkout -q other && for f in src/*.c; do cp $f $f.o; done";
-    m.sh("git init -q -b main .; git config user.email a@example.org; git config user.name a; ln src/a.c linked; \
-          git add -A; git commit -qm one; git checkout -q -b other; echo 'int d;' >> src/a.c; git rm -q src/b.c; \
-          git mv other src/moved; git commit -qam two; git checkout -q main; cp -a . ../expected; rm -rf ../expected/.vexfs");
-    let before = snapshot(&m.at(""), true);
-    m.sh(&format!("vexfs try -- sh -c '{trial}'"));
-    assert_eq!(snapshot(&m.at(""), true), before, "given up");
-    m.sh(&format!("vexfs try -y -- sh -c '{trial}'"));
-    m.sh(&format!("cd ../expected; {trial}"));
-    // The index of git has times of its own.
-    m.sh("diff -r --exclude=.git . ../expected; git status --porcelain --untracked-files=no | wc -l | grep -qx 0");
-    let links = |at: &str| {
-        m.sh(&format!(
-            "cd {at}; find . -path ./.git -prune -o -type f -printf '%p %m %n\\n' | sort"
-        ))
-    };
-    assert_eq!(links("."), links("../expected"));
 }

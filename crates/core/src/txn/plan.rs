@@ -2,14 +2,14 @@
 //!
 //! The staged tree is walked along the base. Where both have a directory they are merged entry by entry; what is new
 //! moves whole; what was moved is first held in the stage, so that its old place is free and its old parents may go,
-//! and then put into its new place as the inode that it was. Attributes of directories come last, from the leaves up:
-//! they include times, which every step before would change.
+//! and then put into its new place as the inode that it was. Attributes of directories come last, with the times that
+//! they had in the stage: every step before changes those.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::Difference;
-use super::step::{Step, What};
+use super::step::{Step, Times, What};
 use super::view::{KEPT, Node, TREE, View};
 use crate::ids::{Ino, NodeKey};
 use crate::{Error, Result};
@@ -144,14 +144,7 @@ impl Planner<'_> {
             self.child(child, &stage.join(&name), &tree.join(&name), in_place, false)?;
         }
         if let Some(lower) = node.lower {
-            if let Some(what) = self.adoption(&node, lower)? {
-                self.adoptions.push(Step {
-                    what,
-                    key: self.lower_key(lower)?,
-                    stage: stage.to_owned(),
-                    tree: tree.to_owned(),
-                });
-            }
+            self.adoption(&node, lower, stage, tree)?;
             self.inodes.push(lower);
         }
         Ok(())
@@ -159,15 +152,37 @@ impl Planner<'_> {
 
     /// What a base directory takes over from its staged half: what was set there, and the time of its last change
     /// unless somebody else has changed it since, whose time is later.
-    fn adoption(&self, node: &Node, lower: Ino) -> Result<Option<What>> {
+    fn adoption(&mut self, node: &Node, lower: Ino, stage: &Path, tree: &Path) -> Result<()> {
+        let key = self.lower_key(lower)?;
+        if node.set {
+            self.adoptions.push(Step {
+                what: What::Adopt,
+                key,
+                stage: stage.to_owned(),
+                tree: tree.to_owned(),
+            });
+        }
         let now = self.view.lower.getattr(lower, None)?;
-        let is_as_before = node.before.is_some_and(|before| before.mtime == now.mtime);
-        Ok(match (node.set, is_as_before) {
-            (true, true) => Some(What::Adopt),
-            (true, false) => Some(What::AdoptModes),
-            (false, true) => Some(What::AdoptTimes),
-            (false, false) => None,
-        })
+        match node.before {
+            Some(before) if before.mtime == now.mtime => self.keep_times(node, key, tree),
+            _ => Ok(()),
+        }
+    }
+
+    /// A directory gets the times that its staged half has now.
+    fn keep_times(&mut self, node: &Node, key: NodeKey, tree: &Path) -> Result<()> {
+        let upper = node.upper.ok_or(Error::Os(libc::ESTALE))?;
+        let staged = self.view.upper.getattr(upper, None)?;
+        self.adoptions.push(Step {
+            what: What::SetTimes(Times {
+                accessed: staged.atime,
+                modified: staged.mtime,
+            }),
+            key,
+            stage: PathBuf::new(),
+            tree: tree.to_owned(),
+        });
+        Ok(())
     }
 
     /// Something staged. `put` says that it came into the tree with its new parent already.
@@ -187,20 +202,25 @@ impl Planner<'_> {
 
     /// Something that the base has not, or that replaces what the base has.
     fn arrival(&mut self, node: &Node, stage: &Path, tree: &Path, put: bool) -> Result<()> {
+        let upper = node.upper.ok_or(Error::Os(libc::ESTALE))?;
+        let key = self.upper_key(upper)?;
         if !put {
-            let upper = node.upper.ok_or(Error::Os(libc::ESTALE))?;
             self.moves.push(Step {
                 what: What::Put,
-                key: self.upper_key(upper)?,
+                key,
                 stage: stage.to_owned(),
                 tree: tree.to_owned(),
             });
         }
         if node.kind == libc::S_IFDIR {
+            let moves = self.moves.len();
             for (name, child) in self.view.staged_names(node)? {
                 // Within the new directory everything stands in the tree from now on.
                 let path = tree.join(&name);
                 self.child(child, &path, &path, false, true)?;
+            }
+            if self.moves.len() > moves {
+                self.keep_times(node, key, tree)?;
             }
         }
         Ok(())

@@ -13,37 +13,57 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timestam
 use rustix::io::Errno;
 
 use crate::fs::copy::copy_content;
+use crate::fs::ops::Timestamp;
 use crate::ids::{Generation, NodeKey};
 use crate::{Error, Result};
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub(super) enum What {
     /// A base file gets the content and attributes of its staged copy, in place: other names lead to it.
-    Rewrite = 1,
+    Rewrite,
     /// A base file gets a further name in the stage.
-    HoldFile = 2,
+    HoldFile,
     /// A base directory moves into the stage.
-    HoldDir = 3,
+    HoldDir,
     /// Something of the stage moves into the tree; what stands there changes places with it.
-    Put = 4,
+    Put,
     /// Something of the tree moves into the stage.
-    Trash = 5,
-    /// A base directory gets the attributes of its staged counterpart, times included.
-    Adopt = 6,
-    /// All of them but its times.
-    AdoptModes = 7,
-    /// Only its times.
-    AdoptTimes = 8,
+    Trash,
+    /// A base directory gets the attributes of its staged counterpart but for its times.
+    Adopt,
+    /// A directory gets its times. They stand here, since moving its entries changes those of the staged one too.
+    SetTimes(Times),
+}
+
+impl What {
+    fn code(self) -> u8 {
+        match self {
+            What::Rewrite => 1,
+            What::HoldFile => 2,
+            What::HoldDir => 3,
+            What::Put => 4,
+            What::Trash => 5,
+            What::Adopt => 6,
+            What::SetTimes(_) => 7,
+        }
+    }
+}
+
+/// When something was read and changed last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Times {
+    pub(super) accessed: Timestamp,
+    pub(super) modified: Timestamp,
 }
 
 /// One step. Paths are relative: one to the stage, the other to the tree's root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Step {
     pub(super) what: What,
-    /// The inode that is moved; of [`What::Rewrite`] and [`What::Adopt`], the one that is changed.
+    /// The inode that is moved; of [`What::Rewrite`], [`What::Adopt`] and [`What::SetTimes`], the one that is changed.
     pub(super) key: NodeKey,
+    /// Empty for [`What::SetTimes`].
     pub(super) stage: PathBuf,
     pub(super) tree: PathBuf,
 }
@@ -73,16 +93,15 @@ impl Places {
     }
 
     fn carry_out_one(&self, step: &Step) -> Result<()> {
+        if let What::SetTimes(times) = step.what {
+            return self.set_times(step, times);
+        }
         let Some((stage_dir, stage_name)) = parent(&self.stage, &step.stage)? else {
             return Err(missing(&step.stage));
         };
         if step.tree.as_os_str().is_empty() {
             // The root itself: only its attributes can change.
-            return adopt(
-                step.what,
-                open(&stage_dir, stage_name)?.as_fd(),
-                self.tree.as_fd(),
-            );
+            return copy_modes(open(&stage_dir, stage_name)?.as_fd(), self.tree.as_fd());
         }
         // Something above may have been moved on by a later step already.
         let Some((tree_dir, tree_name)) = parent(&self.tree, &step.tree)? else {
@@ -124,11 +143,23 @@ impl Places {
                 open(&stage_dir, stage_name)?.as_fd(),
                 open_for_writing(&tree_dir, tree_name)?.as_fd(),
             ),
-            What::Adopt | What::AdoptModes | What::AdoptTimes => adopt(
-                step.what,
+            What::Adopt => copy_modes(
                 open(&stage_dir, stage_name)?.as_fd(),
                 open(&tree_dir, tree_name)?.as_fd(),
             ),
+            What::SetTimes(_) => unreachable!("see above"),
+        }
+    }
+
+    fn set_times(&self, step: &Step, times: Times) -> Result<()> {
+        if step.tree.as_os_str().is_empty() {
+            return set_times(self.tree.as_fd(), times);
+        }
+        match parent(&self.tree, &step.tree)? {
+            Some((dir, name)) if key_at(&dir, name)? == Some(step.key) => {
+                set_times(open(&dir, name)?.as_fd(), times)
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -190,19 +221,9 @@ fn open_for_writing(dir: &OwnedFd, name: &OsStr) -> Result<OwnedFd> {
 fn rewrite(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     rustix::fs::ftruncate(to, 0)?;
     copy_content(from, to, rustix::fs::fstat(from)?.st_size as u64)?;
-    adopt(What::Adopt, from, to)?;
+    copy_modes(from, to)?;
+    copy_times(from, to)?;
     Ok(rustix::fs::fsync(to)?)
-}
-
-/// Gives `to` the attributes of `from` that the step says.
-fn adopt(what: What, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
-    if what != What::AdoptTimes {
-        copy_modes(from, to)?;
-    }
-    if what != What::AdoptModes {
-        copy_times(from, to)?;
-    }
-    Ok(())
 }
 
 /// Owner, mode, extended attributes and ACLs.
@@ -218,15 +239,27 @@ fn copy_modes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
 
 fn copy_times(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     let wanted = rustix::fs::fstat(from)?;
-    let time = |secs, nanos| rustix::fs::Timespec {
-        tv_sec: secs,
-        tv_nsec: nanos as _,
+    let time = |secs, nanos: u64| Timestamp {
+        secs,
+        nanos: nanos as u32,
+    };
+    let times = Times {
+        accessed: time(wanted.st_atime, wanted.st_atime_nsec),
+        modified: time(wanted.st_mtime, wanted.st_mtime_nsec),
+    };
+    set_times(to, times)
+}
+
+fn set_times(of: BorrowedFd<'_>, times: Times) -> Result<()> {
+    let time = |time: Timestamp| rustix::fs::Timespec {
+        tv_sec: time.secs,
+        tv_nsec: time.nanos.into(),
     };
     let times = Timestamps {
-        last_access: time(wanted.st_atime, wanted.st_atime_nsec),
-        last_modification: time(wanted.st_mtime, wanted.st_mtime_nsec),
+        last_access: time(times.accessed),
+        last_modification: time(times.modified),
     };
-    Ok(rustix::fs::futimens(to, &times)?)
+    Ok(rustix::fs::futimens(of, &times)?)
 }
 
 fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
@@ -269,22 +302,29 @@ fn xattr_names(fd: BorrowedFd<'_>) -> Result<Option<Vec<OsString>>> {
 }
 
 /// Version of the bytes below.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The steps as the store keeps them: a version, the generation of the store before (8 bytes), by which commits are
 /// ordered, then for each step what (1 byte), device and inode (8 bytes each),
-/// both paths (4 bytes of length, bytes); numbers are little-endian.
+/// both paths (4 bytes of length, bytes), of [`What::SetTimes`] both times (8 bytes of seconds, 4 of nanoseconds each);
+/// numbers are little-endian.
 pub(super) fn encode(after: Generation, steps: &[Step]) -> Vec<u8> {
     let mut out = vec![VERSION];
     out.extend_from_slice(&after.0.to_le_bytes());
     for step in steps {
-        out.push(step.what as u8);
+        out.push(step.what.code());
         out.extend_from_slice(&step.key.dev.to_le_bytes());
         out.extend_from_slice(&step.key.ino.to_le_bytes());
         for path in [&step.stage, &step.tree] {
             let bytes = path.as_os_str().as_bytes();
             out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
             out.extend_from_slice(bytes);
+        }
+        if let What::SetTimes(times) = step.what {
+            for time in [times.accessed, times.modified] {
+                out.extend_from_slice(&time.secs.to_le_bytes());
+                out.extend_from_slice(&time.nanos.to_le_bytes());
+            }
         }
     }
     out
@@ -308,18 +348,15 @@ fn number(rest: &mut &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(rest.split_off(..8)?.try_into().ok()?))
 }
 
+fn time(rest: &mut &[u8]) -> Option<Timestamp> {
+    Some(Timestamp {
+        secs: number(rest)? as i64,
+        nanos: u32::from_le_bytes(rest.split_off(..4)?.try_into().ok()?),
+    })
+}
+
 fn decode_one(rest: &mut &[u8]) -> Option<Step> {
-    let what = match rest.split_off_first()? {
-        1 => What::Rewrite,
-        2 => What::HoldFile,
-        3 => What::HoldDir,
-        4 => What::Put,
-        5 => What::Trash,
-        6 => What::Adopt,
-        7 => What::AdoptModes,
-        8 => What::AdoptTimes,
-        _ => return None,
-    };
+    let code = *rest.split_off_first()?;
     let key = NodeKey {
         dev: number(rest)?,
         ino: number(rest)?,
@@ -329,11 +366,25 @@ fn decode_one(rest: &mut &[u8]) -> Option<Step> {
         let bytes = rest.split_off(..len)?;
         Some(PathBuf::from(OsString::from_vec(bytes.to_vec())))
     };
+    let (stage, tree) = (path(rest)?, path(rest)?);
+    let what = match code {
+        1 => What::Rewrite,
+        2 => What::HoldFile,
+        3 => What::HoldDir,
+        4 => What::Put,
+        5 => What::Trash,
+        6 => What::Adopt,
+        7 => What::SetTimes(Times {
+            accessed: time(rest)?,
+            modified: time(rest)?,
+        }),
+        _ => return None,
+    };
     Some(Step {
         what,
         key,
-        stage: path(rest)?,
-        tree: path(rest)?,
+        stage,
+        tree,
     })
 }
 
@@ -351,8 +402,13 @@ mod tests {
             What::Put,
             What::Trash,
             What::Adopt,
-            What::AdoptModes,
-            What::AdoptTimes,
+            What::SetTimes(Times {
+                accessed: Timestamp { secs: -3, nanos: 7 },
+                modified: Timestamp {
+                    secs: 1 << 40,
+                    nanos: 999_999_999,
+                },
+            }),
         ];
         let path =
             || prop::collection::vec(any::<u8>(), 0..40).prop_map(|b| PathBuf::from(OsString::from_vec(b)));

@@ -45,6 +45,13 @@ impl Mounted {
         Mounted::over(files, None, "index=onclose")
     }
 
+    /// The same, of a copy of a tree.
+    pub(crate) fn indexed_copy(tree: &Path) -> Option<Mounted> {
+        let m = Mounted::over(&[], None, "index=onclose")?;
+        m.sh(&format!("cp -a {}/. .", tree.display()));
+        Some(m)
+    }
+
     fn over(files: &[(&str, &str)], memory: Option<u64>, options: &'static str) -> Option<Mounted> {
         if fs::metadata("/dev/fuse").is_err() || !rustix::process::geteuid().is_root() {
             eprintln!("skipped: needs root and /dev/fuse");
