@@ -93,3 +93,8 @@ miri:
 # Fuzz a decoder: journal, manifest, sealed or import. Wants `cargo install cargo-fuzz`
 fuzz TARGET SECONDS="60":
     cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}}
+
+# The benchmark's figures beside those of fio, a loop in C and perf stat, in the same minutes. Wants gcc, fio, perf and root
+agree *ARGS:
+    cargo build --release --bin performance_benchmark
+    scripts/agree {{ARGS}}
