@@ -13,7 +13,7 @@ use vexfs_mount::unmounting;
 
 use super::metric::{Measured, Metric};
 use super::sample::{Latencies, median_and_noise};
-use super::{NATIVE, Result, Run, Unavailable};
+use super::{NATIVE, Result, Run, mount};
 
 /// Bytes of a file.
 const FILE_BYTES: usize = 2_000;
@@ -71,9 +71,7 @@ struct Case {
 
 impl Case {
     fn mount(work: &Path, files: usize) -> Result<Case> {
-        if fs::metadata("/dev/fuse").is_err() {
-            return Err(Unavailable("no /dev/fuse".into()).into());
-        }
+        mount::available()?;
         let case = Case {
             source: work.join("source"),
             mount: work.join("mount"),

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use vexfs_mount::unmounting;
 
-use super::Unavailable;
+use super::mount;
 use crate::cli::client::Client;
 
 /// A daemon that uses less than this share of so much time does nothing.
@@ -33,9 +33,7 @@ impl Daemon {
 
     /// The same with options, as after `-o`.
     pub(super) fn mount_with(source: &Path, options: &str) -> Result<Daemon> {
-        if !Path::new("/dev/fuse").exists() {
-            bail!(Unavailable("this machine has no /dev/fuse".into()));
-        }
+        mount::available()?;
         let at = tempfile::tempdir()?;
         run(Command::new(std::env::current_exe()?)
             .args(["mount", "-o", options])

@@ -23,7 +23,7 @@ use self::systems::System;
 use self::workload::{PHASES, Phase, PhaseInfo, Unit, Work};
 use super::metric::{Latency, Measured, Metric, Table};
 use super::quantiles::Summary;
-use super::{CACHED_OPS, FUSE_OPS, NATIVE, Result, Run};
+use super::{CACHED_OPS, FUSE_OPS, NATIVE, Result, Run, mount};
 
 /// The best round of each phase of each system.
 type Results = BTreeMap<System, BTreeMap<Phase, Summary>>;
@@ -39,6 +39,7 @@ enum Regime {
 
 /// Measures all phases of all systems.
 pub(super) fn measure(run: &Run) -> Result<Measured> {
+    mount::available()?;
     let (settings, progress) = (&run.settings, &run.progress);
     let work = Work::sized(settings);
     let rounds = settings.rounds.unwrap_or(if settings.quick { 1 } else { 3 });

@@ -1,5 +1,6 @@
 //! A filesystem served by threads of this process, for what only the inside of a daemon can see.
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::mpsc;
@@ -13,6 +14,20 @@ use vexfs_mount::{Filesystem, mounting};
 
 use super::{Result, Unavailable};
 
+/// Whether this machine can mount at all.
+///
+/// # Errors
+/// [`Unavailable`], with what opening the device of FUSE says.
+pub(super) fn available() -> Result<(), Unavailable> {
+    let device = File::options().read(true).write(true).open("/dev/fuse");
+    match device {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Unavailable(format!(
+            "nothing can be mounted here: /dev/fuse: {error}"
+        ))),
+    }
+}
+
 /// How long the session may take to end. Its threads are left alone then: waiting for ever would hang the benchmark.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 
@@ -23,9 +38,7 @@ pub(super) fn served<F: Filesystem + Send + Sync + 'static, T>(
     filesystem: impl FnOnce(&Place) -> vexfs_mount::Result<F>,
     work: impl FnOnce() -> io::Result<T>,
 ) -> Result<T> {
-    if !Path::new("/dev/fuse").exists() {
-        return Err(Unavailable("this machine has no /dev/fuse".into()).into());
-    }
+    available()?;
     let place = Place::find(source, mountpoint)?;
     let filesystem = filesystem(&place)?;
     let mounted = mounting::mount(&place, options)?;

@@ -15,7 +15,7 @@ use vexfs_core::query::search::{Fresh, Request, What};
 
 use super::metric::{Measured, Metric};
 use super::sample::Latencies;
-use super::{Result, Run, SEMANTIC_OPS};
+use super::{Result, Run, SEMANTIC_OPS, mount};
 use crate::service::Unmounted;
 
 /// Files of the tree take about so many bytes.
@@ -49,9 +49,16 @@ const QUERIES: [&str; 8] = [
 /// Indexes and asks.
 pub fn measure(run: &Run) -> Result<Measured> {
     let mut measured = Measured::from(over_files(run, if run.quick { 400 } else { 5_000 })?);
-    measured.metrics.extend(indexing::bulk(run)?);
-    if let Some(dir) = &run.settings.corpus {
-        measured.metrics.push(indexing::corpus(run, dir)?);
+    match mount::available() {
+        Ok(()) => {
+            measured.metrics.extend(indexing::bulk(run)?);
+            if let Some(dir) = &run.settings.corpus {
+                measured.metrics.push(indexing::corpus(run, dir)?);
+            }
+        }
+        Err(why) => measured.conditions.push(format!(
+            "{why}: only the library is measured, not the socket, the virtual directories and indexing behind a mount"
+        )),
     }
     let sizes = match (&run.settings.passages[..], run.quick) {
         ([], true) => &[1_000][..],

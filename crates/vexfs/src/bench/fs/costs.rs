@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::backing::Backing;
 use super::systems::{Mounted, System};
 use crate::bench::metric::{Measured, Metric, Table};
-use crate::bench::{Result, Run};
+use crate::bench::{Result, Run, mount};
 
 /// Names in the directory of each operation.
 const NAMES: usize = 100;
@@ -154,6 +154,7 @@ impl Cost {
 
 /// Counts every operation. What passes its bound fails the part.
 pub(in crate::bench) fn measure(run: &Run) -> Result<Measured> {
+    mount::available()?;
     let backing = Backing::make(&run.settings)?;
     let source = backing.fresh_source()?;
     for operation in &OPERATIONS {

@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::texts::Texts;
+use crate::bench::Run;
 use crate::bench::daemon::Daemon;
 use crate::bench::metric::Metric;
 use crate::bench::sample::Latencies;
-use crate::bench::{Run, Unavailable};
 
 /// The index must have everything within this time.
 const INDEXED_WITHIN: Duration = Duration::from_secs(600);
@@ -84,7 +84,7 @@ fn plain_text(path: &Path) -> Option<String> {
 /// Seconds from the mount until nothing is pending, and the passages there are then.
 fn index(source: &Path, files: usize) -> Result<(f64, u64)> {
     let begin = Instant::now();
-    let daemon = Daemon::mount(source).map_err(|error| Unavailable(format!("{error:#}")))?;
+    let daemon = Daemon::mount(source)?;
     let status = daemon.wait(files as u64, INDEXED_WITHIN, &mut |_| {})?;
     Ok((
         begin.elapsed().as_secs_f64(),
