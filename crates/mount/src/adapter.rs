@@ -7,6 +7,7 @@ mod answers;
 mod backings;
 mod convert;
 mod executor;
+mod handshake;
 mod kernel_cache;
 mod setup;
 
@@ -18,65 +19,20 @@ use std::time::SystemTime;
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 use vexfs_core::engine::Engine;
-use vexfs_core::fs::ops::{Caller, SetAttr};
+use vexfs_core::fs::ops::SetAttr;
 use vexfs_core::ids::Ino;
-use vexfs_core::pool;
 
-use self::answers::Core;
+use self::answers::{Core, done, with_buffer};
 use self::backings::Backings;
-use self::convert::{attr_of, errno, kind_of, time_set};
+use self::convert::{attr_of, caller, errno, kind_of, time_set};
 use self::executor::Executor;
 pub use self::kernel_cache::KernelCache;
-pub use self::setup::stack_options;
-
-/// The largest write and read: 256 pages, the kernel's default limit. Eight times the old 128 KiB, and 1.9 times as
-/// fast for sequential writes.
-const TRANSFER_MAX: u32 = 1 << 20;
-
-/// Background requests (readahead, mostly) that the kernel may have under way.
-const BACKGROUND_MAX: u16 = 64;
-
-/// What we ask of the kernel, if it has it, and nothing else: some capabilities that the library would accept refuse
-/// callers, or hang the first setxattr. ATOMIC_O_TRUNC is left out because a file would be
-/// truncated before the kernel finds that it is being executed (O_RDONLY | O_TRUNC).
-const CAPABILITIES: [InitFlags; 7] = [
-    InitFlags::FUSE_PARALLEL_DIROPS,
-    InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
-    InitFlags::FUSE_CACHE_SYMLINKS,
-    // The backing filesystem applies the umask, since a default ACL overrides it.
-    InitFlags::FUSE_DONT_MASK,
-    // Else every write begins with a request for security.capability; module `set_id` of the stack keeps the promise.
-    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-    // Inodes are forgotten; a handle to one would not lead back to it.
-    InitFlags::FUSE_NO_EXPORT_SUPPORT,
-];
-
-/// How a mount speaks with the kernel.
-#[derive(Clone, Debug)]
-pub struct AdapterOptions {
-    /// Let the kernel read and write backing files itself where it can.
-    pub passthrough: bool,
-    /// The kernel checks permissions (and ACLs): needed as soon as anybody but the owner may use the mount.
-    pub default_permissions: bool,
-    /// A file that was written to can be found when its close or fsync returns.
-    pub sync_index: bool,
-}
-
-impl Default for AdapterOptions {
-    fn default() -> AdapterOptions {
-        AdapterOptions {
-            passthrough: true,
-            default_permissions: false,
-            sync_index: false,
-        }
-    }
-}
+pub use self::setup::{AdapterOptions, stack_options};
 
 /// The engine as a FUSE filesystem.
 pub struct Adapter {
@@ -137,27 +93,10 @@ impl Adapter {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for capability in CAPABILITIES {
-            // What this kernel lacks it does without.
-            let _ = config.add_capabilities(capability);
-        }
-        if self.options.default_permissions {
-            // It implies the check of permissions, so it is not for mounts without it.
-            let _ = config.add_capabilities(InitFlags::FUSE_POSIX_ACL);
-        }
-        if !self.core.engine.stack().is_trusted(Ino::ROOT) {
-            // Cached pages go when the attributes show that somebody else wrote the file.
-            let _ = config.add_capabilities(InitFlags::FUSE_AUTO_INVAL_DATA);
-        }
-        let passthrough = self.options.passthrough
-            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
-            && config.set_max_stack_depth(1).is_ok();
-        if !passthrough {
+        let trusted = self.core.engine.stack().is_trusted(Ino::ROOT);
+        if !handshake::negotiate(config, &self.options, trusted) {
             self.core.backings.turn_off();
         }
-        // The values are within the limits of the library, which says so otherwise and keeps its own.
-        let _ = config.set_max_write(TRANSFER_MAX);
-        let _ = config.set_max_background(BACKGROUND_MAX);
         Ok(())
     }
 
@@ -629,30 +568,3 @@ impl Filesystem for Adapter {
         });
     }
 }
-
-fn caller(req: &Request) -> Caller {
-    Caller {
-        uid: req.uid(),
-        gid: req.gid(),
-        pid: req.pid(),
-    }
-}
-
-fn done(result: vexfs_core::Result<()>, reply: ReplyEmpty) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(e) => reply.error(errno(&e)),
-    }
-}
-
-/// Calls `f` with `size` bytes of a buffer: on the stack where clearing it costs less than a take, else from the pool.
-fn with_buffer<T>(size: u32, f: impl FnOnce(&mut [u8]) -> T) -> T {
-    let size = size.min(TRANSFER_MAX) as usize;
-    match size {
-        ..=ON_STACK_MAX => f(&mut [0; ON_STACK_MAX][..size]),
-        _ => f(&mut pool::take(size)),
-    }
-}
-
-/// Most values of attributes are shorter: an ACL of a few entries, a capability, a comment.
-const ON_STACK_MAX: usize = 256;

@@ -5,15 +5,20 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use fuser::{FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyEntry, ReplyOpen};
+use fuser::{FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyEntry, ReplyOpen};
 use vexfs_core::Result;
 use vexfs_core::engine::Engine;
 use vexfs_core::fs::ops::{Attr, Caller, Entry};
 use vexfs_core::fs::{Opened, Reopen, SHARED_FH};
 use vexfs_core::ids::Ino;
+use vexfs_core::pool;
 
 use super::backings::Backings;
 use super::convert::{attr_of, errno};
+use super::handshake::TRANSFER_MAX;
+
+/// Most values of attributes are shorter: an ACL of a few entries, a capability, a comment.
+const ON_STACK_MAX: usize = 256;
 
 /// The engine, and what the kernel reads and writes itself.
 pub(super) struct Core {
@@ -150,6 +155,23 @@ fn cached_flags(opened: &Opened) -> FopenFlags {
     match opened.keep_cache {
         true => FopenFlags::FOPEN_KEEP_CACHE,
         false => FopenFlags::empty(),
+    }
+}
+
+/// Answers a request that only succeeds or fails.
+pub(super) fn done(result: vexfs_core::Result<()>, reply: ReplyEmpty) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(errno(&e)),
+    }
+}
+
+/// Calls `f` with `size` bytes of a buffer: on the stack where clearing it costs less than a take, else from the pool.
+pub(super) fn with_buffer<T>(size: u32, f: impl FnOnce(&mut [u8]) -> T) -> T {
+    let size = size.min(TRANSFER_MAX) as usize;
+    match size {
+        ..=ON_STACK_MAX => f(&mut [0; ON_STACK_MAX][..size]),
+        _ => f(&mut pool::take(size)),
     }
 }
 

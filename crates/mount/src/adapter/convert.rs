@@ -2,13 +2,22 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{Errno, FileAttr, FileType, INodeNo, TimeOrNow};
+use fuser::{Errno, FileAttr, FileType, INodeNo, Request, TimeOrNow};
 use vexfs_core::Error;
-use vexfs_core::fs::ops::{Attr, TimeSet, Timestamp};
+use vexfs_core::fs::ops::{Attr, Caller, TimeSet, Timestamp};
 
 /// The errno of an error. What has none is EIO.
 pub(super) fn errno(error: &Error) -> Errno {
     Errno::from_i32(error.errno())
+}
+
+/// Who asks.
+pub(super) fn caller(req: &Request) -> Caller {
+    Caller {
+        uid: req.uid(),
+        gid: req.gid(),
+        pid: req.pid(),
+    }
 }
 
 pub(super) fn attr_of(attr: &Attr) -> FileAttr {

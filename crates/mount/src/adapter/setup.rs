@@ -3,9 +3,29 @@
 use vexfs_core::fs::StackOptions;
 use vexfs_core::ids::NodeKey;
 
-use super::AdapterOptions;
 use crate::options::{Control, Index, MountOptions};
 use crate::place::Place;
+
+/// How a mount speaks with the kernel.
+#[derive(Clone, Debug)]
+pub struct AdapterOptions {
+    /// Let the kernel read and write backing files itself where it can.
+    pub passthrough: bool,
+    /// The kernel checks permissions (and ACLs): needed as soon as anybody but the owner may use the mount.
+    pub default_permissions: bool,
+    /// A file that was written to can be found when its close or fsync returns.
+    pub sync_index: bool,
+}
+
+impl Default for AdapterOptions {
+    fn default() -> AdapterOptions {
+        AdapterOptions {
+            passthrough: true,
+            default_permissions: false,
+            sync_index: false,
+        }
+    }
+}
 
 /// How the backing directory is to be shown at this place.
 ///
