@@ -159,6 +159,11 @@ impl MountOptions {
             ("", None) => {}
             (word, None) if FOR_OTHERS.contains(&word) => {}
             (word, _) if word.starts_with("x-") || word.starts_with("X-") || word == "comment" => {}
+            ("remount", None) => {
+                let instead =
+                    "a mount cannot be changed in place (remount): unmount it, then mount it as it should be";
+                return Err(MountError::Usage(instead.into()));
+            }
             ("allow_other", None) => self.allow_other = true,
             ("default_permissions", None) => self.default_permissions = true,
             ("fsname", Some(value)) => self.fsname = Some(os(value)),

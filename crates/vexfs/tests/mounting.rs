@@ -28,6 +28,11 @@ fn bad_input_gets_one_line_and_the_exit_code_of_mount() {
             "unknown option 'nonsense'; valid: ro rw",
         ),
         (
+            "@/source @/mnt -o remount,ro",
+            1,
+            "cannot be changed in place (remount)",
+        ),
+        (
             "@/source @/mnt -o ttl=soon",
             1,
             "option ttl=soon: expected seconds",
