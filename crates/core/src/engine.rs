@@ -368,8 +368,8 @@ impl Engine {
     }
 
     /// A descriptor for the kernel's passthrough.
-    pub fn backing_fd(&self, ino: Ino) -> Result<OwnedFd> {
-        self.stack.backing_fd(ino)
+    pub fn passthrough_fd(&self, ino: Ino) -> Result<Arc<OwnedFd>> {
+        self.stack.passthrough_fd(ino)
     }
 
     /// Reads into `buffer`, and gives the number of bytes.

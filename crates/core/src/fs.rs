@@ -53,9 +53,9 @@ pub use self::open::{OpenFile, Opened, Reopen, SHARED_FH};
 pub use self::set_id::give_up_keeping_set_id;
 pub use self::xattr::OWN_PREFIX;
 
-/// Directories whose descriptor is kept. Working sets of more hot directories than this are rare; a cold one costs
-/// two system calls more.
-const KEPT_DIRS_MAX: usize = 4096;
+/// Directories, and files in use, whose descriptor is kept. Larger working sets are rare, and cost two system calls more
+/// for each cold one.
+const KEPT_MAX: usize = 8192;
 
 /// How long the kernel believes what is invalidated when it changes. A time given that is as long is taken for the
 /// promise that nobody changes the backing directory behind the mount.
@@ -125,9 +125,10 @@ impl Stack {
         }
         let mounts = Mounts::new(&root, &stat, options.handles)?;
         let capacity = if mounts.get(0).handles {
-            KEPT_DIRS_MAX
+            KEPT_MAX.min(half_of_descriptors())
         } else {
-            kept_without_handles()
+            // Every inode that is in use may want one.
+            half_of_descriptors().clamp(64, 1 << 17)
         };
         let stack = Stack {
             options,
@@ -197,7 +198,7 @@ impl Stack {
         self.files.len() + self.dirs.len()
     }
 
-    /// Descriptors kept for directories (and, without handles, for files).
+    /// Descriptors kept for directories and for files in use.
     pub fn kept_descriptors(&self) -> u64 {
         self.kept.len() as u64
     }
@@ -279,10 +280,8 @@ impl Stack {
     }
 }
 
-/// Without handles every inode that is in use may want a descriptor: half of what the process may have.
-fn kept_without_handles() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
-        .current
-        .unwrap_or(1 << 20);
-    (limit / 2).clamp(64, 1 << 17) as usize
+/// Half of what the process may have.
+fn half_of_descriptors() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    (limit.unwrap_or(1 << 20) / 2) as usize
 }

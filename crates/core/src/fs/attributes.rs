@@ -21,7 +21,7 @@ impl Stack {
         let node = self.node(ino)?;
         let stat = match fh.and_then(|fh| self.file(fh).ok()) {
             Some(file) => stat_fd(&*file)?,
-            None => stat_fd(self.fd(&node)?)?,
+            None => self.stat(&node)?,
         };
         self.tell(&node, &stat);
         Ok(attr(ino, &stat))

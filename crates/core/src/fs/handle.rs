@@ -13,6 +13,10 @@ const INLINE_MAX: usize = 24;
 /// The kernel's limit (MAX_HANDLE_SZ).
 const BYTES_MAX: usize = 128;
 
+/// How often opening is tried again while the inode's number is just being given to another: the kernel has no better word
+/// for that than ENOMEM.
+const CREATIONS_MAX: u32 = 100;
+
 /// An exportable handle of one inode; equal handles name the same inode of one filesystem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Handle {
@@ -35,6 +39,9 @@ pub(crate) enum Form {
     Tmpfs,
     /// FILEID_INO64_GEN: XFS.
     Inode64,
+    /// FILEID_INO32_GEN with generation 0, which ext4 takes for whatever inode has the number now: who opens it must
+    /// look at what was opened.
+    AnyInode32,
 }
 
 /// `struct file_handle` with room for the longest handle.
@@ -95,8 +102,12 @@ impl Handle {
             Form::Inode32 => (1, [low, generation, 0]),
             Form::Tmpfs => (1, [generation, low, high]),
             Form::Inode64 => (0x81, [low, high, generation]),
+            Form::AnyInode32 => (1, [low, 0, 0]),
         };
-        let len = if form == Form::Inode32 { 8 } else { 12 };
+        let len = match form {
+            Form::Inode32 | Form::AnyInode32 => 8,
+            Form::Tmpfs | Form::Inode64 => 12,
+        };
         let mut bytes = [0; 12];
         for (bytes, word) in bytes.chunks_exact_mut(4).zip(words) {
             bytes.copy_from_slice(&word.to_ne_bytes());
@@ -118,6 +129,18 @@ impl Handle {
     /// Opens the inode; `mount` is any descriptor on its mount but an O_PATH one. Needs CAP_DAC_READ_SEARCH. ESTALE when the inode
     /// does not exist any more.
     pub(crate) fn open(&self, mount: impl AsFd, flags: i32) -> Result<OwnedFd, Errno> {
+        let mut opened = self.open_once(mount.as_fd(), flags);
+        for _ in 0..CREATIONS_MAX {
+            if !matches!(opened, Err(Errno::NOMEM)) {
+                break;
+            }
+            std::thread::yield_now();
+            opened = self.open_once(mount.as_fd(), flags);
+        }
+        opened
+    }
+
+    fn open_once(&self, mount: BorrowedFd<'_>, flags: i32) -> Result<OwnedFd, Errno> {
         let bytes = self.bytes();
         let bytes = &bytes[..bytes.len().min(BYTES_MAX)];
         let mut raw = RawHandle {
@@ -128,11 +151,7 @@ impl Handle {
         raw.bytes[..bytes.len()].copy_from_slice(bytes);
         // SAFETY: `raw` is a complete file_handle that outlives the call.
         let fd = unsafe {
-            libc::open_by_handle_at(
-                mount.as_fd().as_raw_fd(),
-                (&raw mut raw).cast(),
-                flags | libc::O_CLOEXEC,
-            )
+            libc::open_by_handle_at(mount.as_raw_fd(), (&raw mut raw).cast(), flags | libc::O_CLOEXEC)
         };
         if fd < 0 {
             return Err(last_errno());

@@ -5,13 +5,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, Statx};
+use rustix::fs::{Mode, OFlags, ResolveFlags, Statx, Timespec};
 use rustix::io::Errno;
 
-use super::handle::Handle;
+use super::handle::{Form, Handle};
+use super::mounts::Mount;
 use super::node::{Node, Reference};
 use super::ops::Entry;
-use super::stat::{birth, kind, stat_at, stat_fd};
+use super::stat::{birth, is_born_before, kind, now, stat_at, stat_fd};
 use super::table::Found;
 use super::{Stack, name};
 use crate::ids::Ino;
@@ -56,7 +57,8 @@ impl Stack {
         }
     }
 
-    /// Finds a name and counts the lookup: statx and name_to_handle_at, no descriptor is opened.
+    /// Finds a name and counts the lookup: statx, and for what cannot be told by its birth time name_to_handle_at. No
+    /// descriptor is opened.
     pub(super) fn find(&self, dir: &Arc<Node>, name: &OsStr) -> Result<(Arc<Node>, Statx)> {
         name::check(name)?;
         if self.is_hidden(dir, name) {
@@ -74,8 +76,12 @@ impl Stack {
         name: &OsStr,
     ) -> Result<(Arc<Node>, Statx)> {
         for _ in 0..RACES_MAX {
+            let before = now();
             let stat = stat_at(dir, name)?;
             let mount = self.mounts.of(&stat, dir, name)?;
+            if let Some(node) = self.refer_by_birth(&stat, &mount, before) {
+                return Ok((node, stat));
+            }
             let handle = if mount.handles {
                 Some(Handle::at(dir, name)?)
             } else {
@@ -105,14 +111,41 @@ impl Stack {
         name: &OsStr,
         fd: BorrowedFd<'_>,
     ) -> Result<(Arc<Node>, Statx)> {
+        let before = now();
         let stat = stat_fd(fd)?;
         let mount = self.mounts.of(&stat, dir, name)?;
+        if let Some(node) = self.refer_by_birth(&stat, &mount, before) {
+            return Ok((node, stat));
+        }
         let handle = if mount.handles {
             Some(Handle::at(fd, OsStr::new(""))?)
         } else {
             None
         };
         Ok((self.refer(&stat, mount.index, handle, Some((parent, name))), stat))
+    }
+
+    /// Counts a lookup of what was found, if its birth time tells it from all inodes that ever have its number. `before`
+    /// is from before its attributes were asked for.
+    fn refer_by_birth(&self, stat: &Statx, mount: &Mount, before: Timespec) -> Option<Arc<Node>> {
+        if !mount.numbers {
+            return None;
+        }
+        let found = self.found(stat, mount.index, None);
+        let node = self.table.refer_by_birth(&found, is_born_before(stat, before))?;
+        self.tell(&node, stat);
+        Some(node)
+    }
+
+    fn found(&self, stat: &Statx, mount: u32, generation: Option<u32>) -> Found {
+        Found {
+            ino: self.mounts.ino(mount, stat.stx_ino),
+            number: stat.stx_ino,
+            mount,
+            generation,
+            birth: birth(stat),
+            kind: kind(stat),
+        }
     }
 
     /// Counts a lookup of what was found, by its handle or, without one, by its place.
@@ -123,13 +156,7 @@ impl Stack {
         handle: Option<Handle>,
         place: Option<(Ino, &OsStr)>,
     ) -> Arc<Node> {
-        let found = Found {
-            ino: self.mounts.ino(mount, stat.stx_ino),
-            number: stat.stx_ino,
-            mount,
-            generation: handle.as_ref().map_or_else(|| birth(stat), Handle::generation),
-            kind: kind(stat),
-        };
+        let found = self.found(stat, mount, handle.as_ref().map(Handle::generation));
         let by_name = handle.is_none();
         let node = self.table.refer(
             &found,
@@ -163,18 +190,68 @@ impl Stack {
     pub(super) fn reopen(&self, node: &Arc<Node>, flags: i32) -> Result<OwnedFd> {
         debug_assert!(flags & (libc::O_CREAT | libc::O_EXCL) == 0);
         debug_assert!(flags & libc::O_PATH != 0 || node.is_dir() || node.is_file());
-        match self.reopen_once(node, flags) {
+        self.with_room(|| self.reopen_once(node, flags))
+    }
+
+    /// The same with the attributes of what was opened.
+    pub(super) fn reopen_and_stat(&self, node: &Arc<Node>, flags: i32) -> Result<(OwnedFd, Statx)> {
+        if node.is_by_birth() && flags & libc::O_TRUNC == 0 {
+            return self.with_room(|| self.reopen_by_number(node, flags));
+        }
+        let fd = self.reopen(node, flags)?;
+        let stat = stat_fd(&fd)?;
+        Ok((fd, stat))
+    }
+
+    /// Opens something, if need be instead of what is kept.
+    fn with_room<T>(&self, open: impl Fn() -> Result<T>) -> Result<T> {
+        match open() {
             Err(Error::Os(libc::EMFILE)) => {
                 self.kept.shrink();
-                self.reopen_once(node, flags)
+                open()
             }
             result => result,
         }
     }
 
+    /// Attributes of a node, and of a directory the descriptor that is kept anyway.
+    pub(super) fn stat(&self, node: &Arc<Node>) -> Result<Statx> {
+        if !node.is_by_birth() || node.is_dir() {
+            return Ok(stat_fd(self.fd(node)?)?);
+        }
+        match node.kept_fd() {
+            Some(kept) => Ok(stat_fd(kept)?),
+            None => Ok(self.reopen_and_stat(node, libc::O_PATH | libc::O_NOFOLLOW)?.1),
+        }
+    }
+
+    /// Opens a node by its number, and looks whether that is still its own; with its attributes.
+    fn reopen_by_number(&self, node: &Node, flags: i32) -> Result<(OwnedFd, Statx)> {
+        let mount = self.mounts.get(node.mount);
+        let number = Handle::of(Form::AnyInode32, node.number, 0);
+        // Another inode may be a FIFO, where opening waits, and must not be cut.
+        let careful = flags & !libc::O_TRUNC | libc::O_NONBLOCK;
+        let fd = match number.open(&mount.fd, careful) {
+            // Somebody has a lease, which has to be waited for.
+            Err(Errno::AGAIN) => {
+                let fd = number.open(&mount.fd, libc::O_PATH)?;
+                check_born(node, &stat_fd(&fd)?)?;
+                Handle::at(fd.as_fd(), OsStr::new(""))?.open(&mount.fd, flags & !libc::O_TRUNC)?
+            }
+            opened => opened?,
+        };
+        let stat = stat_fd(&fd)?;
+        check_born(node, &stat)?;
+        if flags & libc::O_TRUNC != 0 {
+            rustix::fs::ftruncate(&fd, 0)?;
+        }
+        Ok((fd, stat))
+    }
+
     fn reopen_once(&self, node: &Arc<Node>, flags: i32) -> Result<OwnedFd> {
         match node.reference() {
             Reference::Handle(handle) => Ok(handle.open(&self.mounts.get(node.mount).fd, flags)?),
+            Reference::Number => self.reopen_by_number(node, flags).map(|(fd, _)| fd),
             Reference::Name { parent, name } => {
                 let parent = self.node(parent)?;
                 let dir = self.fd(&parent)?;
@@ -192,13 +269,7 @@ impl Stack {
                         e
                     }
                 })?;
-                let stat = stat_fd(&fd)?;
-                if stat.stx_ino != node.number
-                    || birth(&stat) != node.generation
-                    || kind(&stat) != node.kind()
-                {
-                    return Err(Error::Os(libc::ESTALE));
-                }
+                check_born(node, &stat_fd(&fd)?)?;
                 if flags & libc::O_TRUNC != 0 {
                     rustix::fs::ftruncate(&fd, 0)?;
                 }
@@ -212,6 +283,15 @@ impl Stack {
                 }
             }
         }
+    }
+}
+
+/// Refuses another inode that has the number of this one, which is then dead.
+fn check_born(node: &Node, stat: &Statx) -> Result<()> {
+    let same = stat.stx_ino == node.number && birth(stat) == node.generation && kind(stat) == node.kind();
+    match same {
+        true => Ok(()),
+        false => Err(Error::Os(libc::ESTALE)),
     }
 }
 

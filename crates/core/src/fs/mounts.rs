@@ -22,6 +22,8 @@ use crate::ids::Ino;
 const PACKED_MAX: u64 = 1 << 48;
 /// Mounts whose numbers can be packed into bits 48..60.
 const INDEX_MAX: u32 = 1 << 12;
+/// What statfs(2) says of ext4.
+const EXT4_SUPER_MAGIC: u64 = 0xef53;
 const OTHER_MOUNT_BIT: u64 = 1 << 61;
 const HANDED_OUT_BIT: u64 = 1 << 60;
 const UNSEEN_BIT: u64 = 1 << 59;
@@ -35,6 +37,8 @@ pub(super) struct Mount {
     pub(super) fd: OwnedFd,
     /// Whether inodes are found again by handle.
     pub(super) handles: bool,
+    /// Whether a handle needs no generation ([`AnyInode32`](super::handle::Form::AnyInode32)).
+    pub(super) numbers: bool,
 }
 
 pub(super) struct Mounts {
@@ -59,6 +63,7 @@ impl Mounts {
             index: 0,
             device: device(stat),
             mount_id: stat.stx_mnt_id,
+            numbers: handles && takes_any_generation(&fd),
             fd,
             handles,
         });
@@ -89,6 +94,7 @@ impl Mounts {
             index,
             device: device(stat),
             mount_id: stat.stx_mnt_id,
+            numbers: handles && takes_any_generation(&fd),
             fd,
             handles,
         });
@@ -190,6 +196,11 @@ fn open_mount(
         return Ok((fd, true));
     }
     Ok((open(OFlags::PATH)?, false))
+}
+
+/// Whether the filesystem opens handles without a generation: ext2, ext3 and ext4 do, which share a number.
+fn takes_any_generation(fd: &OwnedFd) -> bool {
+    rustix::fs::fstatfs(fd).is_ok_and(|fs| fs.f_type as u64 == EXT4_SUPER_MAGIC)
 }
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ impl Stack {
             }
             let purpose = match flags & libc::O_ACCMODE {
                 libc::O_RDONLY => Use::Read,
-                _ => Use::Write,
+                _ => Use::writing(flags),
             };
             // The index has not seen a truncated file, nor a new one.
             self.opened(node.clone(), fd, &stat, purpose, Some(NEVER), how)

@@ -22,7 +22,8 @@ pub(crate) struct Node {
     pub(crate) number: u64,
     /// Index of its mount.
     pub(crate) mount: u32,
-    /// Tells two uses of one inode number apart.
+    /// Tells two uses of one inode number apart: by the handle, or by the birth time if [`Node::is_by_birth`] or where
+    /// there are no handles.
     pub(crate) generation: u32,
     /// Lookups that the kernel has not taken back. Changed under the lock of the table's shard only.
     pub(super) lookups: AtomicU32,
@@ -76,6 +77,8 @@ impl Uses {
 pub(super) enum Reference {
     /// By its handle: nothing can get in the way while the inode lives.
     Handle(Handle),
+    /// By its number; what is opened is compared by its birth time.
+    Number,
     /// By the last name that it was looked up by; the inode found there is compared.
     Name { parent: Ino, name: Label },
     /// Only by the descriptor: the root, and files that lost the name.
@@ -104,6 +107,8 @@ impl Reference {
 pub(super) struct Writing {
     /// Open files that may write.
     pub(super) writers: u32,
+    /// One of them may write through a mapping, or might have before it was closed.
+    pub(super) may_map: bool,
     /// What the index was last told.
     pub(super) indexed: Stamp,
     /// What the kernel was last told.
@@ -143,6 +148,7 @@ impl Node {
     ) -> Node {
         let form = match &reference {
             Reference::Handle(handle) if handle.generation() == generation => handle.form(number),
+            Reference::Number => Some(Form::AnyInode32),
             _ => None,
         };
         Node {
@@ -175,9 +181,15 @@ impl Node {
         self.kind() == libc::S_IFREG
     }
 
+    /// Whether the birth time tells this inode from all that ever have its number.
+    pub(super) fn is_by_birth(&self) -> bool {
+        self.form == Some(Form::AnyInode32)
+    }
+
     /// How it is opened again.
     pub(super) fn reference(&self) -> Reference {
         match self.form {
+            Some(Form::AnyInode32) => Reference::Number,
             Some(form) => Reference::Handle(Handle::of(form, self.number, self.generation)),
             None => match &self.state.lock().reference {
                 Some(reference) => (**reference).clone(),

@@ -54,8 +54,19 @@ pub struct OpenFile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Use {
     Read,
-    Write,
+    /// Also through a mapping, if it may read as well.
+    Write {
+        may_map: bool,
+    },
     Execute,
+}
+
+impl Use {
+    /// For writing, with these flags of open(2).
+    pub(super) fn writing(flags: i32) -> Use {
+        let may_map = flags & libc::O_ACCMODE == libc::O_RDWR;
+        Use::Write { may_map }
+    }
 }
 
 impl AsFd for OpenFile {
@@ -94,7 +105,7 @@ impl Stack {
             });
         }
         let mut flags = flags & OPEN_FLAGS;
-        if purpose == Use::Write {
+        if matches!(purpose, Use::Write { .. }) {
             self.changes.maybe_changed(self.key(&node));
         }
         if flags & libc::O_TRUNC != 0 {
@@ -107,13 +118,15 @@ impl Stack {
                 flags |= libc::O_RDWR;
             }
         }
-        let fd = self.reopen(&node, flags)?;
+        let (fd, stat) = self.reopen_and_stat(&node, flags)?;
         let before = if flags & libc::O_TRUNC != 0 {
             Some(NEVER)
         } else {
             None
         };
-        let stat = stat_fd(&fd)?;
+        if matches!(purpose, Use::Write { .. }) {
+            self.expect_write(&node, fd.as_fd());
+        }
         self.opened(node, fd, &stat, purpose, before, how)
     }
 
@@ -133,16 +146,18 @@ impl Stack {
             if purpose == Use::Execute {
                 uses.executing += 1;
             }
-            if purpose == Use::Write {
+            if let Use::Write { may_map } = purpose {
                 match &mut uses.writing {
                     Some(writing) => {
                         writing.writers += 1;
+                        writing.may_map |= may_map;
                         writing.indexed = indexed.unwrap_or(writing.indexed);
                     }
                     None => {
                         let indexed = indexed.unwrap_or(stamp);
                         uses.writing = Some(Box::new(Writing {
                             writers: 1,
+                            may_map,
                             indexed,
                             told: stamp,
                         }));
@@ -154,7 +169,7 @@ impl Stack {
                 uses.settled = Some(stamp);
             }
         });
-        if purpose == Use::Write {
+        if matches!(purpose, Use::Write { .. }) {
             self.about_to_be_written(node.ino, stat);
         }
         let generation = u64::from(node.generation);
@@ -167,14 +182,30 @@ impl Stack {
         })
     }
 
-    /// A descriptor for the kernel's passthrough of a file that has none of ours open. Its access mode does not
-    /// matter: the kernel opens the file again with that of each user.
+    /// A descriptor for reading a file, with a position of its own.
     pub fn backing_fd(&self, ino: Ino) -> Result<OwnedFd> {
+        self.open_file(&self.node(ino)?)
+    }
+
+    /// A descriptor for the kernel's passthrough of a file that has none of ours open. Its access mode does not
+    /// matter: the kernel opens the file again with that of each user. It is kept, as far as there is room: when a
+    /// file was written the kernel asks for its attributes, and every other way to them costs two system calls more.
+    pub fn passthrough_fd(&self, ino: Ino) -> Result<Arc<OwnedFd>> {
         let node = self.node(ino)?;
-        if !node.is_file() {
-            return Err(Error::Os(libc::EINVAL));
+        if !self.mounts.get(node.mount).handles {
+            return Ok(Arc::new(self.open_file(&node)?));
         }
-        self.reopen(&node, libc::O_RDONLY)
+        match node.kept_fd() {
+            Some(kept) => Ok(kept),
+            None => Ok(self.kept.keep(&node, self.open_file(&node)?)),
+        }
+    }
+
+    fn open_file(&self, node: &Arc<Node>) -> Result<OwnedFd> {
+        match node.is_file() {
+            true => self.reopen(node, libc::O_RDONLY),
+            false => Err(Error::Os(libc::EINVAL)),
+        }
     }
 
     /// Reads into `buffer`; gives the number of bytes, less than asked only at the end of the file.
@@ -223,7 +254,7 @@ impl Stack {
         };
         match file.purpose {
             Use::Read => {}
-            Use::Write => self.settle(&file, true)?,
+            Use::Write { .. } => self.settle(&file, true)?,
             Use::Execute => file.node.change(|uses| uses.executing -= 1),
         }
         Ok(())
@@ -233,7 +264,7 @@ impl Stack {
     pub fn fsync(&self, ino: Ino, fh: u64, data: bool) -> Result<()> {
         self.with_file(ino, fh, |fd| sync(fd, data))?;
         match self.files.get(fh) {
-            Some(file) if file.purpose == Use::Write => self.settle(&file, false),
+            Some(file) if matches!(file.purpose, Use::Write { .. }) => self.settle(&file, false),
             _ => Ok(()),
         }
     }
@@ -241,7 +272,9 @@ impl Stack {
     /// Reports what was written through an open file so far. True when it was open for writing.
     pub fn flush(&self, fh: u64) -> Result<bool> {
         match self.files.get(fh) {
-            Some(file) if file.purpose == Use::Write => self.settle(&file, false).map(|()| true),
+            Some(file) if matches!(file.purpose, Use::Write { .. }) => {
+                self.settle(&file, false).map(|()| true)
+            }
             _ => Ok(false),
         }
     }
@@ -292,7 +325,7 @@ impl Stack {
     /// Calls `f` with a descriptor of the handle, opened for the occasion if the handle has none.
     fn with_file<T>(&self, ino: Ino, fh: u64, f: impl FnOnce(BorrowedFd<'_>) -> Result<T>) -> Result<T> {
         if fh == SHARED_FH {
-            return f(self.backing_fd(ino)?.as_fd());
+            return f(self.passthrough_fd(ino)?.as_fd());
         }
         f(self.file(fh)?.as_fd())
     }
@@ -300,7 +333,8 @@ impl Stack {
     /// Compares a file that may have been written with what index and kernel were told, and tells them.
     ///
     /// The kernel knows of changes by system calls, which alter the size or drop its attributes; of stores through a
-    /// mapping it does not. Those never alter the size, so equal sizes and other times mean that it must be told.
+    /// mapping it does not. Those take a file that is open for reading too, and never alter the size: so equal sizes and
+    /// other times mean that it must be told.
     fn settle(&self, file: &OpenFile, last: bool) -> Result<()> {
         let stat = stat_fd(&file.fd)?;
         let now = Stamp::of(&stat);
@@ -308,7 +342,7 @@ impl Stack {
         file.node.change(|uses| {
             if let Some(writing) = &mut uses.writing {
                 changed = writing.indexed != now;
-                stale = writing.told != now && writing.told.size == now.size;
+                stale = writing.may_map && writing.told != now && writing.told.size == now.size;
                 writing.indexed = now;
                 writing.told = now;
                 writing.writers -= u32::from(last);
@@ -348,7 +382,7 @@ impl Stack {
 /// What the flags of open(2) and execve(2) ask for.
 fn purpose_of(flags: i32) -> Use {
     if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
-        Use::Write
+        Use::writing(flags)
     } else if flags & EXECUTES != 0 {
         Use::Execute
     } else {

@@ -3,8 +3,9 @@
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, Statx, StatxFlags, StatxTimestamp};
+use rustix::fs::{AtFlags, Statx, StatxFlags, StatxTimestamp, Timespec};
 use rustix::io::Errno;
+use rustix::time::ClockId;
 
 use super::handle::fold;
 use super::ops::{Attr, Timestamp};
@@ -35,9 +36,29 @@ pub(crate) fn kind(stat: &Statx) -> u32 {
     u32::from(stat.stx_mode) & libc::S_IFMT
 }
 
-/// What tells two uses of an inode number apart where there are no handles: the birth time.
+/// Inodes get the time of the clock's last tick; ticks are ten milliseconds apart at most.
+const TICKS_NANOS: i64 = 20_000_000;
+
+/// The clock by which inodes are born.
+pub(crate) fn now() -> Timespec {
+    rustix::time::clock_gettime(ClockId::RealtimeCoarse)
+}
+
+/// Whether every inode that is made after `now` has another birth time.
+pub(crate) fn is_born_before(stat: &Statx, now: Timespec) -> bool {
+    let born = stat.stx_btime;
+    let nanos = i64::from(born.tv_nsec) + TICKS_NANOS;
+    has_birth(stat)
+        && (born.tv_sec + nanos / 1_000_000_000, nanos % 1_000_000_000) < (now.tv_sec, now.tv_nsec)
+}
+
+fn has_birth(stat: &Statx) -> bool {
+    StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME)
+}
+
+/// What tells two uses of an inode number apart without handles: the birth time.
 pub(crate) fn birth(stat: &Statx) -> u32 {
-    if !StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME) {
+    if !has_birth(stat) {
         return 0;
     }
     let mut bytes = [0; 12];
@@ -86,5 +107,31 @@ impl Stamp {
             mtime: timestamp(stat.stx_mtime),
             ctime: timestamp(stat.stx_ctime),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn an_inode_of_this_moment_may_have_a_twin_and_an_old_one_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = std::fs::File::create(dir.path().join("new")).unwrap();
+        let stat = stat_fd(file.as_fd()).unwrap();
+        if !has_birth(&stat) {
+            assert!(!is_born_before(&stat, now()));
+            return;
+        }
+        let born = Timespec {
+            tv_sec: stat.stx_btime.tv_sec,
+            tv_nsec: stat.stx_btime.tv_nsec.into(),
+        };
+        assert!(!is_born_before(&stat, born));
+        std::thread::sleep(Duration::from_millis(40));
+        assert!(is_born_before(&stat, now()));
     }
 }

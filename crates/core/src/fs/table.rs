@@ -56,8 +56,34 @@ pub(super) struct Found {
     pub(super) ino: Ino,
     pub(super) number: u64,
     pub(super) mount: u32,
-    pub(super) generation: u32,
+    /// Of its handle, if that was asked for.
+    pub(super) generation: Option<u32>,
+    pub(super) birth: u32,
     pub(super) kind: u32,
+}
+
+impl Found {
+    /// Whether it is the inode that has the number already.
+    fn is(&self, known: &Node) -> bool {
+        let generation = match known.is_by_birth() {
+            true => self.birth,
+            false => self.generation.unwrap_or(self.birth),
+        };
+        known.generation == generation && known.kind() == self.kind
+    }
+
+    fn node(&self, generation: u32, reference: Reference, lookups: u32) -> Arc<Node> {
+        let node = Node::new(
+            self.ino,
+            self.number,
+            self.mount,
+            generation,
+            self.kind,
+            reference,
+        );
+        node.lookups.store(lookups, Relaxed);
+        Arc::new(node)
+    }
 }
 
 impl Table {
@@ -91,29 +117,18 @@ impl Table {
         refresh: impl FnOnce(&Node) -> bool,
         reference: impl FnOnce() -> Reference,
     ) -> Arc<Node> {
-        let fresh = |reference| {
-            Arc::new(Node::new(
-                found.ino,
-                found.number,
-                found.mount,
-                found.generation,
-                found.kind,
-                reference,
-            ))
-        };
+        let generation = found.generation.unwrap_or(found.birth);
         let mut shard = self.shard(found.ino).lock();
         let Some(ByNumber(known)) = shard.get(&found.ino.0) else {
-            let node = fresh(reference());
-            node.lookups.store(1, Relaxed);
+            let node = found.node(generation, reference(), 1);
             self.len.fetch_add(1, Relaxed);
             shard.insert(ByNumber(node.clone()));
             return node;
         };
         let count = known.lookups.load(Relaxed).saturating_add(1);
         known.lookups.store(count, Relaxed);
-        if known.generation != found.generation || known.kind() != found.kind {
-            let node = fresh(reference());
-            node.lookups.store(count, Relaxed);
+        if !found.is(known) {
+            let node = found.node(generation, reference(), count);
             shard.replace(ByNumber(node.clone()));
             return node;
         }
@@ -121,6 +136,37 @@ impl Table {
             known.set_reference(reference());
         }
         known.clone()
+    }
+
+    /// The same without a handle, if the birth time is enough: the known inode is told by it, or there is none and
+    /// `unique` says that no inode to come can have both this number and this birth time.
+    pub(super) fn refer_by_birth(&self, found: &Found, unique: bool) -> Option<Arc<Node>> {
+        let fresh = |lookups| found.node(found.birth, Reference::Number, lookups);
+        let mut shard = self.shard(found.ino).lock();
+        let Some(ByNumber(known)) = shard.get(&found.ino.0) else {
+            if !unique {
+                return None;
+            }
+            let node = fresh(1);
+            self.len.fetch_add(1, Relaxed);
+            shard.insert(ByNumber(node.clone()));
+            return Some(node);
+        };
+        if !known.is_by_birth() {
+            return None;
+        }
+        let same = found.is(known);
+        if !same && !unique {
+            return None;
+        }
+        let count = known.lookups.load(Relaxed).saturating_add(1);
+        known.lookups.store(count, Relaxed);
+        if same {
+            return Some(known.clone());
+        }
+        let node = fresh(count);
+        shard.replace(ByNumber(node.clone()));
+        Some(node)
     }
 
     /// Takes `count` lookups back; gives the node when that was the last one.
@@ -192,8 +238,17 @@ mod tests {
             ino: Ino(ino),
             number: ino,
             mount: 0,
-            generation,
+            generation: Some(generation),
+            birth: 0,
             kind: libc::S_IFREG,
+        }
+    }
+
+    fn born(ino: u64, birth: u32) -> Found {
+        Found {
+            generation: None,
+            birth,
+            ..found(ino, 0)
         }
     }
 
@@ -226,6 +281,62 @@ mod tests {
             "the kernel still knows the new one"
         );
         assert!(table.forget(Ino(7), 1).is_some());
+    }
+
+    #[test]
+    fn a_birth_time_that_none_can_share_is_enough() {
+        let table = Table::new();
+        let old = table.refer_by_birth(&born(7, 100), true).unwrap();
+        assert!(old.is_by_birth());
+        let again = table.refer_by_birth(&born(7, 100), false).unwrap();
+        assert!(
+            Arc::ptr_eq(&old, &again),
+            "known by its birth time, whatever the time is now"
+        );
+        let with_handle = Found {
+            birth: 100,
+            ..found(7, 55)
+        };
+        let asked = table.refer(&with_handle, |_| false, || unreachable!("known"));
+        assert!(
+            Arc::ptr_eq(&old, &asked),
+            "one inode is one node, however it is found"
+        );
+        assert!(
+            table.refer_by_birth(&born(7, 101), false).is_none(),
+            "another inode, which one to come may be taken for"
+        );
+        let new = table.refer_by_birth(&born(7, 101), true).unwrap();
+        assert!(!Arc::ptr_eq(&old, &new));
+        assert!(table.forget(Ino(7), 3).is_none(), "the count goes on");
+        assert!(table.forget(Ino(7), 1).is_some());
+    }
+
+    #[test]
+    fn an_inode_that_was_too_young_is_told_by_its_handle_for_ever() {
+        let table = Table::new();
+        assert!(table.refer_by_birth(&born(7, 100), false).is_none());
+        let young = table.refer(
+            &Found {
+                birth: 100,
+                ..found(7, 1)
+            },
+            |_| false,
+            || Reference::Descriptor,
+        );
+        assert!(
+            table.refer_by_birth(&born(7, 100), true).is_none(),
+            "another that was born in the same moment may have the number by now"
+        );
+        let other = table.refer(
+            &Found {
+                birth: 100,
+                ..found(7, 2)
+            },
+            |_| false,
+            || Reference::Descriptor,
+        );
+        assert!(!Arc::ptr_eq(&young, &other));
     }
 
     #[test]

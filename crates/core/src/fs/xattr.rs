@@ -1,15 +1,15 @@
 //! Extended attributes and ACLs of backing files. Ours (`user.vexfs.*`) never come here.
 
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::Stack;
 use super::change::Change;
-use super::lookup::proc_path;
-use super::node::Absent;
+use super::lookup::{NodeFd, proc_path};
+use super::node::{Absent, Node};
 use super::ops::Caller;
 use crate::ids::Ino;
 use crate::{Error, Result};
@@ -26,13 +26,7 @@ impl Stack {
         if absent.is_some_and(|what| node.is_absent(what)) {
             return Err(Error::Os(libc::ENODATA));
         }
-        let fd = self.fd(&node)?;
-        let path = proc_path(fd.as_fd());
-        let read = match buffer.is_empty() {
-            true => rustix::fs::getxattr_query(path.as_str(), name),
-            false => rustix::fs::getxattr(path.as_str(), name, buffer),
-        };
-        match read {
+        match read(&node, &self.fd(&node)?, name, buffer) {
             Err(Errno::NODATA) => {
                 // A change of the attribute comes through us, or is not expected.
                 if let Some(what) = absent.filter(|_| self.is_trusted(ino)) {
@@ -41,6 +35,17 @@ impl Stack {
                 Err(Error::Os(libc::ENODATA))
             }
             other => Ok(other?),
+        }
+    }
+
+    /// The kernel will ask whether a file that is open now has capabilities, before the first write to it.
+    pub(super) fn expect_write(&self, node: &Node, file: BorrowedFd<'_>) {
+        let what = Absent::Capability;
+        if !node.is_absent(what)
+            && self.is_trusted(node.ino)
+            && rustix::fs::fgetxattr_query(file, "security.capability") == Err(Errno::NODATA)
+        {
+            node.set_absent(what, true);
         }
     }
 
@@ -97,6 +102,24 @@ impl Stack {
             });
         }
         Ok(())
+    }
+}
+
+/// getxattr(2) of an inode that may be open by O_PATH only.
+fn read(node: &Node, fd: &NodeFd, name: &OsStr, buffer: &mut [u8]) -> Result<usize, Errno> {
+    if node.is_file() && matches!(fd, NodeFd::Kept(_)) {
+        let read = match buffer.is_empty() {
+            true => rustix::fs::fgetxattr_query(fd, name),
+            false => rustix::fs::fgetxattr(fd, name, &mut *buffer),
+        };
+        if read != Err(Errno::BADF) {
+            return read;
+        }
+    }
+    let path = proc_path(fd.as_fd());
+    match buffer.is_empty() {
+        true => rustix::fs::getxattr_query(path.as_str(), name),
+        false => rustix::fs::getxattr(path.as_str(), name, buffer),
     }
 }
 

@@ -4,11 +4,16 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use vexfs_core::fs::change::{Change, ChangeSink};
 use vexfs_core::fs::ops::{Caller, Entry};
 use vexfs_core::fs::{Stack, StackOptions};
 use vexfs_core::ids::{Ino, NodeKey};
+
+/// Older than an inode that is told from others by its handle.
+const AGE: Duration = Duration::from_millis(25);
 
 #[derive(Default)]
 pub(super) struct Recorder {
@@ -72,6 +77,8 @@ impl Subject {
     }
 
     pub(super) fn forget(&mut self) {
+        // What is found again then is told by its birth time alone.
+        thread::sleep(AGE);
         for (ino, count) in std::mem::take(&mut self.lookups) {
             if self.open.iter().any(|h| h.ino == ino) {
                 self.lookups.insert(ino, count);
@@ -117,6 +124,7 @@ impl Subject {
             self.close(0);
         }
         self.lookups.clear();
+        thread::sleep(AGE);
         self.stack = mount(&self.backing, self.handles, self.changes.clone());
     }
 }

@@ -52,7 +52,7 @@ impl Core {
                 .backings
                 .acquire(ino, opened.generation, || match &opened.file {
                     Some(file) => reply.open_backing(file),
-                    None => reply.open_backing(self.engine.backing_fd(ino).map_err(backing_error)?),
+                    None => reply.open_backing(&*self.engine.passthrough_fd(ino).map_err(backing_error)?),
                 });
             if let Some(id) = id {
                 return reply.opened_passthrough(FileHandle(opened.fh), self.at_close(flags), &id);

@@ -72,7 +72,7 @@ const OPERATIONS: [Operation; 17] = [
         "open_read_cold",
         "open, read, close, cold",
         false,
-        (3.0, 12.0),
+        (3.0, 11.0),
         |dir| each(dir, read),
     ),
     operation(
@@ -86,7 +86,7 @@ const OPERATIONS: [Operation; 17] = [
         "open_write_warm",
         "open, write, close, warm",
         true,
-        (2.0, 10.0),
+        (2.0, 9.0),
         |dir| each(dir, write),
     ),
     operation("read", "read of an open file", true, (0.05, 0.2), |dir| {
@@ -120,7 +120,7 @@ const OPERATIONS: [Operation; 17] = [
     operation("unlink", "unlink, cold", false, (2.0, 8.0), |dir| {
         each(dir, |path| fs::remove_file(path))
     }),
-    operation("chmod", "chmod, warm", true, (1.0, 6.0), |dir| {
+    operation("chmod", "chmod, warm", true, (1.0, 7.0), |dir| {
         each(dir, |path| {
             fs::set_permissions(path, fs::Permissions::from_mode(0o600))
         })
@@ -129,7 +129,7 @@ const OPERATIONS: [Operation; 17] = [
         let file = OpenOptions::new().write(true).open(path(dir, 0))?;
         each(dir, |_| file.sync_all())
     }),
-    operation("getxattr", "getxattr, warm", true, (1.0, 6.0), |dir| {
+    operation("getxattr", "getxattr, warm", true, (1.0, 7.0), |dir| {
         each(dir, |path| {
             match rustix::fs::getxattr(path, "user.none", &mut [0_u8; 64][..]) {
                 Ok(_) | Err(rustix::io::Errno::NODATA) => Ok(()),
