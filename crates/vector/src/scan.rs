@@ -11,9 +11,10 @@ mod plan;
 mod rows;
 
 pub use allowed::Allowed;
+pub(crate) use bytes::i8_candidates;
 pub use bytes::i8_rerank;
 pub use exact::{exact, exact_batch, exact_range, exact_subset, rerank};
-pub(crate) use exact::{in_parallel, rerank_estimated};
+pub(crate) use exact::{in_parallel, rerank_bounded, rerank_estimated};
 pub use onebit::{OneBitRerank, rabitq_rerank};
 pub use plan::{Costs, Plan, Scope};
 pub(crate) use rows::prefetch;

@@ -5,6 +5,7 @@
 
 mod codes;
 mod column;
+mod finder;
 mod merge;
 pub(crate) mod sealed;
 
@@ -20,6 +21,7 @@ use crate::space::{Element, SpaceConfig};
 use crate::storage::Storage;
 pub(crate) use codes::{Codes, codes_path, write_codes};
 use column::Column;
+pub(crate) use finder::Finder;
 pub(crate) use merge::{MergeRows, write_rows};
 use sealed::{Kind, Label, Sealed};
 
@@ -46,6 +48,7 @@ pub(crate) struct Segment {
     scales: Column<f32>,
     file: Option<Sealed>,
     codes: OnceLock<Option<Codes>>,
+    finder: OnceLock<Finder>,
 }
 
 /// The components of all rows, row after row.
@@ -80,6 +83,7 @@ impl Segment {
             scales,
             file: None,
             codes: OnceLock::new(),
+            finder: OnceLock::new(),
         }
     }
 
@@ -121,6 +125,7 @@ impl Segment {
             scales,
             file: Some(file),
             codes: OnceLock::new(),
+            finder: OnceLock::new(),
         })
     }
 
@@ -202,6 +207,11 @@ impl Segment {
             (Some(&first), Some(&last)) if first <= id && id <= last => self.ids.binary_search(&id).ok(),
             _ => None,
         }
+    }
+
+    /// The row with an id, for many ids: the first call reads all of them.
+    pub(crate) fn finder(&self) -> &Finder {
+        self.finder.get_or_init(|| Finder::new(&self.ids))
     }
 
     /// The rows whose ids lie in a range.

@@ -17,6 +17,7 @@ mod pages;
 #[cfg(test)]
 mod power_loss;
 mod scan;
+mod scope;
 mod search;
 mod snapshot;
 mod state;

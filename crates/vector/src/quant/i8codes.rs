@@ -32,6 +32,8 @@ pub struct I8Codes<'a> {
 pub struct I8Query {
     codes: Vec<i8>,
     factors: I8Factors,
+    /// 1 / length, 0 if the length is 0.
+    inverse_length: f32,
 }
 
 impl I8Factors {
@@ -65,7 +67,13 @@ impl I8Query {
     pub fn new(query: &[f32]) -> I8Query {
         let mut codes = vec![0; query.len()];
         let factors = I8Factors::encode(query, &mut codes);
-        I8Query { codes, factors }
+        let length = factors.norm2.sqrt();
+        let inverse_length = if length > 0.0 { 1.0 / length } else { 0.0 };
+        I8Query {
+            codes,
+            factors,
+            inverse_length,
+        }
     }
 
     /// The query's bytes.
@@ -74,13 +82,29 @@ impl I8Query {
     }
 
     /// The distance that an inner product of bytes stands for.
-    #[inline]
+    #[inline(always)]
     pub fn distance(&self, measure: Measure, dot: i32, row: I8Factors) -> f32 {
         let dot = dot as f32 * self.factors.scale * row.scale;
         match measure {
             Measure::L2 => (self.factors.norm2 + row.norm2 - 2.0 * dot).max(0.0),
             Measure::Dot => -dot,
-            Measure::Cosine => Measure::cosine_of(dot, self.factors.norm2, row.norm2),
+            Measure::Cosine if row.norm2 > 0.0 => 1.0 - dot * (self.inverse_length / row.norm2.sqrt()),
+            Measure::Cosine => 1.0,
+        }
+    }
+
+    /// How far off the distance of a row may be: six standard errors of one whose roundings are independent, those of
+    /// the row and of the query each `scale / sqrt(12)` a component.
+    pub(crate) fn margin(&self, measure: Measure, row: I8Factors) -> f32 {
+        const SIGMAS: f32 = 6.0;
+        let (length, other) = (row.norm2.sqrt(), self.factors.norm2.sqrt());
+        let variance = (row.scale * other).powi(2) + (self.factors.scale * length).powi(2);
+        let dot = SIGMAS * (variance / 12.0).sqrt();
+        match measure {
+            Measure::L2 => 2.0 * dot,
+            Measure::Dot => dot,
+            Measure::Cosine if length > 0.0 => dot * self.inverse_length / length,
+            Measure::Cosine => 0.0,
         }
     }
 }
@@ -104,6 +128,11 @@ impl<'a> I8Codes<'a> {
         self.factors.len()
     }
 
+    /// What the rows keep beside their bytes.
+    pub(crate) fn factors(&self) -> &'a [I8Factors] {
+        self.factors
+    }
+
     /// True if there is no row.
     pub fn is_empty(&self) -> bool {
         self.factors.is_empty()
@@ -124,13 +153,23 @@ impl<'a> I8Codes<'a> {
         let rows = first..first + out.len();
         let bytes = &self.codes[rows.start * self.dim..rows.end * self.dim];
         Kernels::get().many_dot_i8(&query.codes, bytes, sums);
-        for ((out, &sum), &row) in out.iter_mut().zip(&*sums).zip(&self.factors[rows]) {
-            *out = query.distance(measure, sum, row);
+        let factors = &self.factors[rows];
+        // A loop for each measure: one that asks in every round is not done in vector registers.
+        match measure {
+            Measure::L2 => distances(sums, factors, out, |sum, row| {
+                query.distance(Measure::L2, sum, row)
+            }),
+            Measure::Dot => distances(sums, factors, out, |sum, row| {
+                query.distance(Measure::Dot, sum, row)
+            }),
+            Measure::Cosine => distances(sums, factors, out, |sum, row| {
+                query.distance(Measure::Cosine, sum, row)
+            }),
         }
     }
 
-    /// Hands the estimated distances of some rows to `found`. Rows that are not next to each other are waited for: each
-    /// is asked from memory some rows ahead.
+    /// Hands the estimated distances of some rows to `found`. Rows that are not next to each other are waited for: some
+    /// are asked from memory while those before them are compared.
     ///
     /// # Panics
     /// If a row is out of range.
@@ -141,23 +180,37 @@ impl<'a> I8Codes<'a> {
         rows: impl Iterator<Item = u32>,
         mut found: impl FnMut(u32, f32),
     ) {
-        const AHEAD: usize = 8;
-        let (mut ahead, mut count) = ([0u32; AHEAD], 0);
+        let (mut due, mut asked) = (Asked::default(), Asked::default());
         for row in rows {
-            let start = self.codes[row as usize * self.dim..].as_ptr();
-            (0..self.dim)
-                .step_by(64)
-                .for_each(|line| prefetch(start.wrapping_add(line).cast()));
-            let due = std::mem::replace(&mut ahead[count % AHEAD], row);
-            if count >= AHEAD {
-                found(due, self.estimate_one(query, measure, due));
+            asked.push(row, self.row(row));
+            if asked.count == TOGETHER {
+                self.estimate_asked(query, measure, &due, &mut found);
+                (due, asked) = (asked, Asked::default());
             }
-            count += 1;
         }
-        for i in count.saturating_sub(AHEAD)..count {
-            let due = ahead[i % AHEAD];
-            found(due, self.estimate_one(query, measure, due));
+        self.estimate_asked(query, measure, &due, &mut found);
+        self.estimate_asked(query, measure, &asked, &mut found);
+    }
+
+    fn estimate_asked(
+        &self,
+        query: &I8Query,
+        measure: Measure,
+        some: &Asked,
+        found: &mut impl FnMut(u32, f32),
+    ) {
+        let (mut sums, rows) = ([0; TOGETHER], &some.rows[..some.count]);
+        let sums = &mut sums[..some.count];
+        // SAFETY: each start is that of a row of `dim` codes, and the query has as many.
+        unsafe { Kernels::get().gather_i8(&query.codes[..self.dim], &some.starts[..some.count], sums) };
+        for (&row, &sum) in rows.iter().zip(&*sums) {
+            found(row, query.distance(measure, sum, self.factors[row as usize]));
         }
+    }
+
+    /// The codes of a row.
+    fn row(&self, row: u32) -> &[i8] {
+        &self.codes[row as usize * self.dim..][..self.dim]
     }
 
     /// The estimated distance of one row.
@@ -165,9 +218,46 @@ impl<'a> I8Codes<'a> {
     /// # Panics
     /// If the row is out of range.
     pub fn estimate_one(&self, query: &I8Query, measure: Measure, row: u32) -> f32 {
-        let at = row as usize * self.dim;
-        let dot = Kernels::get().dot_i8(&query.codes, &self.codes[at..at + self.dim]);
+        let dot = Kernels::get().dot_i8(&query.codes, self.row(row));
         query.distance(measure, dot, self.factors[row as usize])
+    }
+}
+
+/// Rows that are asked from memory, and compared, together.
+const TOGETHER: usize = 16;
+
+/// Rows asked from memory, and where their codes start.
+struct Asked {
+    count: usize,
+    rows: [u32; TOGETHER],
+    starts: [*const u8; TOGETHER],
+}
+
+impl Default for Asked {
+    fn default() -> Asked {
+        Asked {
+            count: 0,
+            rows: [0; TOGETHER],
+            starts: [std::ptr::null(); TOGETHER],
+        }
+    }
+}
+
+impl Asked {
+    fn push(&mut self, row: u32, codes: &[i8]) {
+        let start = codes.as_ptr().cast::<u8>();
+        (0..codes.len())
+            .step_by(64)
+            .for_each(|line| prefetch(start.wrapping_add(line)));
+        (self.rows[self.count], self.starts[self.count]) = (row, start);
+        self.count += 1;
+    }
+}
+
+#[inline(always)]
+fn distances(sums: &[i32], rows: &[I8Factors], out: &mut [f32], distance: impl Fn(i32, I8Factors) -> f32) {
+    for ((out, &sum), &row) in out.iter_mut().zip(sums).zip(rows) {
+        *out = distance(sum, row);
     }
 }
 
@@ -206,7 +296,7 @@ mod tests {
             .collect();
         let view = I8Codes::new(dim, &codes, &factors);
         let query = I8Query::new(&rows[..dim]);
-        for count in [0, 1, 7, 8, 9, 25] {
+        for count in [0, 1, 15, 16, 17, 25] {
             let wanted: Vec<(u32, f32)> = (0..count)
                 .map(|i| (2 * i, view.estimate_one(&query, Measure::L2, 2 * i)))
                 .collect();

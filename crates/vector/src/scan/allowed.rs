@@ -9,6 +9,8 @@ pub enum Allowed<'a> {
     All,
     /// The rows of a bitmap, which can also be walked when it is small.
     Bitmap(&'a RoaringBitmap),
+    /// These rows, ascending: they are walked.
+    Rows(&'a [u32]),
     /// The rows for which the function is true.
     Test(&'a (dyn Fn(u32) -> bool + Sync)),
 }
@@ -20,6 +22,7 @@ impl Allowed<'_> {
         match self {
             Allowed::All => true,
             Allowed::Bitmap(b) => b.contains(row),
+            Allowed::Rows(rows) => rows.binary_search(&row).is_ok(),
             Allowed::Test(f) => f(row),
         }
     }

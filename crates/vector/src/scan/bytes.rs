@@ -1,7 +1,7 @@
 //! Scan of byte codes, then exact distances for the best few: recall 1.000 with 20 of them on every set measured.
 
 use super::allowed::Allowed;
-use super::exact::rerank;
+use super::exact::rerank_bounded;
 use super::rows::Rows;
 use crate::measure::Measure;
 use crate::quant::{I8Codes, I8Query};
@@ -10,7 +10,7 @@ use crate::topk::TopK;
 const TILE: usize = 128;
 
 /// The `k` nearest allowed rows, nearest first with exact distances: the codes choose `max(candidates, k)` rows, `rows`
-/// ranks them. A bitmap that allows few rows is walked instead of tested.
+/// ranks them. Few allowed rows are walked instead of tested.
 ///
 /// # Panics
 /// If the query's dimension is not that of the rows, or there are more codes than rows.
@@ -24,26 +24,64 @@ pub fn i8_rerank(
     candidates: usize,
 ) -> Vec<(u32, f32)> {
     let prepared = I8Query::new(query);
-    let mut best = TopK::new(candidates.max(k));
+    let chosen = i8_candidates(
+        &prepared,
+        measure,
+        codes,
+        allowed,
+        candidates.max(k),
+        f32::INFINITY,
+    );
+    rerank_bounded(query, measure, rows, &chosen, k, f32::INFINITY)
+}
+
+/// The `count` allowed rows whose codes are nearest, in that order, with distances that theirs hardly fall below. Rows
+/// that are certainly farther than `limit` are left out, and not asked for if `allowed` is a test.
+pub(crate) fn i8_candidates(
+    query: &I8Query,
+    measure: Measure,
+    codes: I8Codes<'_>,
+    allowed: Allowed<'_>,
+    count: usize,
+    limit: f32,
+) -> Vec<(u32, f32)> {
+    let mut best = TopK::new(count);
     match allowed {
         Allowed::Bitmap(bitmap) if bitmap.len() * 4 < codes.len() as u64 => {
             let inside = bitmap.iter().take_while(|&row| (row as usize) < codes.len());
-            codes.estimate_some(&prepared, measure, inside, |row, d| best.push(row, d));
+            codes.estimate_some(query, measure, inside, |row, d| best.push(row, d));
         }
-        _ => scan(&prepared, measure, codes, allowed, &mut best),
+        Allowed::Rows(rows) => {
+            codes.estimate_some(query, measure, rows.iter().copied(), |row, d| best.push(row, d));
+        }
+        _ => scan(query, measure, codes, allowed, limit, &mut best),
     }
-    let chosen: Vec<u32> = best.into_sorted().into_iter().map(|p| p.0).collect();
-    rerank(query, measure, rows, &chosen, k)
+    let mut found = best.into_sorted();
+    for (row, distance) in &mut found {
+        *distance -= query.margin(measure, codes.factors()[*row as usize]);
+    }
+    found
 }
 
-fn scan(query: &I8Query, measure: Measure, codes: I8Codes<'_>, allowed: Allowed<'_>, best: &mut TopK) {
+fn scan(
+    query: &I8Query,
+    measure: Measure,
+    codes: I8Codes<'_>,
+    allowed: Allowed<'_>,
+    limit: f32,
+    best: &mut TopK,
+) {
     let (mut sums, mut distances) = ([0; TILE], [0.0; TILE]);
     for first in (0..codes.len()).step_by(TILE) {
         let count = TILE.min(codes.len() - first);
         codes.estimate(query, measure, first, &mut sums[..count], &mut distances[..count]);
         for (i, &distance) in distances[..count].iter().enumerate() {
             let row = (first + i) as u32;
-            if distance <= best.worst() && allowed.contains(row) {
+            let near = |margin: f32| distance - margin <= limit;
+            if distance <= best.worst()
+                && (near(0.0) || near(query.margin(measure, codes.factors()[first + i])))
+                && allowed.contains(row)
+            {
                 best.push(row, distance);
             }
         }

@@ -34,6 +34,9 @@ pub fn exact(
         let inside = bitmap.iter().take_while(|&row| (row as usize) < rows.len());
         return exact_subset(query, measure, rows, inside, k);
     }
+    if let Allowed::Rows(inside) = allowed {
+        return exact_subset(query, measure, rows, inside.iter().copied(), k);
+    }
     let mut top = TopK::new(k);
     visit(query, measure, rows, |row, distance| {
         if distance <= top.worst() && allowed.contains(row) {
@@ -117,6 +120,41 @@ pub fn rerank(
     k: usize,
 ) -> Vec<(u32, f32)> {
     exact_subset(query, measure, rows, candidates.iter().copied(), k)
+}
+
+/// Measures candidates exactly, as far as they may be among the `k` nearest and not beyond `limit`: each comes with a
+/// distance that its own does not fall below.
+///
+/// # Panics
+/// If the query's dimension is not that of the rows, or a candidate is out of range.
+pub(crate) fn rerank_bounded(
+    query: &[f32],
+    measure: Measure,
+    rows: &dyn Rows,
+    bounded: &[(u32, f32)],
+    k: usize,
+    limit: f32,
+) -> Vec<(u32, f32)> {
+    assert_eq!(query.len(), rows.dim(), "wrong dimension");
+    let query = Query::new(query, measure);
+    let mut top = TopK::new(k);
+    let near = |&&(_, bound): &&(u32, f32)| bound <= limit;
+    let mut ahead = bounded.iter().filter(near);
+    ahead
+        .by_ref()
+        .take(LOOKAHEAD)
+        .for_each(|&(row, _)| query.prefetch(rows, row));
+    for &(row, bound) in bounded.iter().filter(near) {
+        if let Some(&(row, bound)) = ahead.next()
+            && bound <= top.worst()
+        {
+            query.prefetch(rows, row);
+        }
+        if bound <= top.worst() {
+            top.push(row, query.distance(rows, row));
+        }
+    }
+    top.into_sorted()
 }
 
 /// Measures candidates exactly in the order of their estimated distances and keeps the `k` nearest.

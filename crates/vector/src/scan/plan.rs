@@ -40,6 +40,8 @@ pub struct Costs {
     pub exact_element_ns: f64,
     /// The wait for a row, rows in ascending order but not next to each other.
     pub row_ns: f64,
+    /// The wait for the byte code of a row, in the same order.
+    pub byte_row_ns: f64,
     /// An exact distance of a row anywhere in memory, per element.
     pub reranked_element_ns: f64,
     /// The wait for a row anywhere in memory.
@@ -60,7 +62,8 @@ impl Default for Costs {
     fn default() -> Costs {
         Costs {
             exact_element_ns: 0.09,
-            row_ns: 10.0,
+            row_ns: 40.0,
+            byte_row_ns: 8.0,
             reranked_element_ns: 0.3,
             reranked_ns: 60.0,
             byte_element_ns: 0.025,
@@ -101,7 +104,7 @@ impl Costs {
     fn bytes_ns(&self, s: Scope) -> f64 {
         // Below a quarter the allowed rows are walked, each a jump in memory; above, all rows are read in order.
         let scanned = if s.allowed * 4 < s.rows {
-            s.allowed as f64 * (self.row_ns / 2.0 + self.byte_element_ns * s.dim as f64)
+            s.allowed as f64 * (self.byte_row_ns + self.byte_element_ns * s.dim as f64)
         } else {
             s.rows as f64 * self.byte_element_ns * s.dim as f64
         };

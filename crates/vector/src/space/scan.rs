@@ -1,28 +1,24 @@
 //! Scanning a version of a space: each segment by the cheapest of its structures.
 //!
-//! First the filter is turned into rows: ranges of ids become ranges of rows, a small set of ids becomes a small set of
-//! rows, anything else is asked row by row. Then the structure is chosen by estimated cost, the number of rows in scope
+//! First the filter is turned into rows. Then the structure is chosen by estimated cost, the number of rows in scope
 //! included. Every structure ends in exact distances of stored rows, so that distances of one answer compare.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 
 use roaring::RoaringBitmap;
 
+use super::scope::{InScope, alive};
 use super::search::{Effort, Filter, Index, SearchParams};
 use super::state::View;
 use super::{SpaceConfig, State};
 use crate::measure::Neighbor;
 use crate::quant::{BLOCK_ROWS, I8Codes, I8Query};
 use crate::scan::{
-    Allowed, Costs, OneBitRerank, Plan, Scope, exact, exact_range, exact_subset, i8_rerank, rabitq_rerank,
-    rerank,
+    Allowed, Costs, OneBitRerank, Plan, Scope, exact, exact_range, exact_subset, i8_candidates,
+    rabitq_rerank, rerank_bounded,
 };
-use crate::topk::TopK;
 
-/// A filter that lets through less than one row in ... is turned into a set of rows before the scan.
-const SPARSE: u64 = 8;
-/// Ranges of fewer rows on average are turned into a set of rows: each range scanned by itself prepares the query anew.
-const SPAN_ROWS_MIN: usize = 64;
 /// Standard errors of the one-bit estimate within which a row is measured exactly. Recall on text embeddings was 0.999
 /// at 1.9; at 4 a neighbour is missed less than once in 10,000 times.
 const BOUND: f32 = 1.9;
@@ -33,16 +29,8 @@ pub(super) struct Search<'a> {
     pub(super) config: SpaceConfig,
     pub(super) query: &'a [f32],
     pub(super) params: &'a SearchParams<'a>,
-}
-
-/// The rows of a segment that a filter lets through. Dead rows are not yet left out.
-enum InScope {
-    /// All of these ranges.
-    Spans(Vec<Range<usize>>),
-    /// These rows: alive.
-    Set(RoaringBitmap),
-    /// About so many, to be asked one by one.
-    Asked(usize),
+    /// The query in bytes, once a scan of such codes wanted it.
+    pub(super) codes: OnceCell<I8Query>,
 }
 
 /// Rows of a segment to scan together.
@@ -50,7 +38,7 @@ struct Part<'a> {
     view: &'a View,
     rows: Range<usize>,
     /// Only these.
-    set: Option<&'a RoaringBitmap>,
+    set: Option<&'a [u32]>,
     /// Only if the filter allows them.
     ask: Option<Filter<'a>>,
     /// How many of them count.
@@ -94,6 +82,7 @@ impl State {
             config,
             query,
             params,
+            codes: OnceCell::new(),
         };
         let searches: Vec<Search<'_>> = queries.iter().map(of).collect();
         let found = match searches.as_slice() {
@@ -137,7 +126,8 @@ impl<'a> Search<'a> {
             ask: None,
             estimate: view.live(),
         };
-        let scope = self.params.filter.map(|filter| filter.rows(view));
+        let asked_last = found.len() >= self.params.k;
+        let scope = self.params.filter.map(|filter| filter.rows(view, asked_last));
         match scope {
             None => self.part(&whole, found),
             Some(InScope::Spans(spans)) => {
@@ -154,7 +144,7 @@ impl<'a> Search<'a> {
             }
             Some(InScope::Set(set)) if set.is_empty() => {}
             Some(InScope::Set(set)) => {
-                let estimate = set.len() as usize;
+                let estimate = set.len();
                 self.part(
                     &Part {
                         set: Some(&set),
@@ -183,7 +173,7 @@ impl<'a> Search<'a> {
         let passes = |row: &usize| self.params.filter.is_none_or(|filter| filter.allows(ids[*row]));
         let set = alive(view, rows.iter().map(|row| row as usize).filter(passes));
         if !set.is_empty() {
-            let (rows, estimate) = (0..view.segment.len(), set.len() as usize);
+            let (rows, estimate) = (0..view.segment.len(), set.len());
             self.part(
                 &Part {
                     view,
@@ -201,7 +191,7 @@ impl<'a> Search<'a> {
         // Codes come in blocks, so the scan starts at one and leaves out what lies before the part.
         let first = part.rows.start / BLOCK_ROWS * BLOCK_ROWS;
         let near = match self.plan(part) {
-            Plan::Bytes => self.bytes(part, first),
+            Plan::Bytes => self.bytes(part, first, found),
             Plan::OneBit => self.onebit(part, first),
             Plan::Exact | Plan::Graph => None,
         };
@@ -244,7 +234,7 @@ impl<'a> Search<'a> {
         let rows = part.view.segment.rows_from(first, part.rows.end);
         let (query, measure, k) = (self.query, self.config.measure, self.params.k);
         if let Some(set) = part.set {
-            let readable = set.iter().filter(|&row| part.allows(row as usize));
+            let readable = set.iter().copied().filter(|&row| part.allows(row as usize));
             return exact_subset(query, measure, &rows, readable, k);
         }
         let test = |row: u32| part.allows(first + row as usize);
@@ -257,35 +247,40 @@ impl<'a> Search<'a> {
     }
 
     /// `None` if the codes are missing or damaged.
-    fn bytes(&self, part: &Part<'_>, first: usize) -> Option<Vec<(u32, f32)>> {
+    fn bytes(&self, part: &Part<'_>, first: usize, found: &[Neighbor]) -> Option<Vec<(u32, f32)>> {
         let segment = &part.view.segment;
         let (bytes, factors) = segment.codes()?.bytes(segment)?;
         let (dim, end) = (self.config.dim, part.rows.end);
         let codes = I8Codes::new(dim, &bytes[first * dim..end * dim], &factors[first..end]);
         let rows = segment.rows_from(first, end);
         let (query, measure, k) = (self.query, self.config.measure, self.params.k);
-        let candidates = self.candidates();
-        if let Some(set) = part.set {
-            let prepared = I8Query::new(query);
-            let mut best = TopK::new(candidates);
-            codes.estimate_some(&prepared, measure, set.iter(), |row, d| best.push(row, d));
-            let chosen: Vec<u32> = best.into_sorted().into_iter().map(|(row, _)| row).collect();
-            let readable: Vec<u32> = chosen
-                .into_iter()
-                .filter(|&row| part.allows(row as usize))
-                .collect();
-            return Some(rerank(query, measure, &rows, &readable, k));
-        }
         let test = |row: u32| part.allows(first + row as usize);
-        Some(i8_rerank(
+        let allowed = part.set.map_or(Allowed::Test(&test), Allowed::Rows);
+        let prepared = self.codes.get_or_init(|| I8Query::new(query));
+        let limit = self.limit(found);
+        let mut chosen = i8_candidates(prepared, measure, codes, allowed, self.candidates(), limit);
+        if part.set.is_some() {
+            chosen.retain(|&(row, _)| part.allows(row as usize));
+        }
+        Some(rerank_bounded(
             query,
             measure,
-            codes,
             &rows,
-            Allowed::Test(&test),
+            &chosen,
             k,
-            candidates,
+            self.limit(found),
         ))
+    }
+
+    /// The distance that a row must not pass to be among the nearest, given what was found already.
+    fn limit(&self, found: &[Neighbor]) -> f32 {
+        if found.len() < self.params.k {
+            return f32::INFINITY;
+        }
+        let mut distances: Vec<f32> = found.iter().map(|neighbor| neighbor.distance).collect();
+        *distances
+            .select_nth_unstable_by(self.params.k - 1, f32::total_cmp)
+            .1
     }
 
     /// `None` if the codes are missing or damaged.
@@ -300,7 +295,9 @@ impl<'a> Search<'a> {
         };
         let test = |row: u32| {
             let row = first + row as usize;
-            part.set.is_none_or(|set| set.contains(row as u32)) && part.allows(row)
+            part.set
+                .is_none_or(|set| set.binary_search(&(row as u32)).is_ok())
+                && part.allows(row)
         };
         let (query, measure, k) = (self.query, self.config.measure, self.params.k);
         let (codes, len) = (onebit.from(first), part.rows.end - first);
@@ -339,78 +336,4 @@ impl Part<'_> {
                 .is_none_or(|filter| filter.allows(self.view.segment.ids()[row]))
             && self.view.segment.readable(row..row + 1)
     }
-}
-
-impl Filter<'_> {
-    /// About how many rows of a segment are in scope.
-    pub(super) fn estimate(&self, view: &View) -> usize {
-        let ids = view.segment.ids();
-        let (Some(&first), Some(&last)) = (ids.first(), ids.last()) else {
-            return 0;
-        };
-        match self {
-            Filter::Ranges(ranges) => {
-                let from = ranges.partition_point(|range| range.end <= first);
-                let ranges = ranges[from..].iter().take_while(|range| range.start <= last);
-                ranges.map(|range| view.segment.rows_of(range).len()).sum()
-            }
-            Filter::Ids(set) => set.range_cardinality(first..=last) as usize,
-            Filter::Predicate { selectivity, .. } => {
-                (f64::from(*selectivity).clamp(0.0, 1.0) * view.live() as f64) as usize
-            }
-        }
-    }
-
-    /// The rows of a segment in scope.
-    fn rows(&self, view: &View) -> InScope {
-        let ids = view.segment.ids();
-        let (Some(&first), Some(&last)) = (ids.first(), ids.last()) else {
-            return InScope::Spans(Vec::new());
-        };
-        match self {
-            Filter::Ranges(ranges) => {
-                let from = ranges.partition_point(|range| range.end <= first);
-                let ranges = ranges[from..].iter().take_while(|range| range.start <= last);
-                let spans = ranges
-                    .map(|range| view.segment.rows_of(range))
-                    .filter(|rows| !rows.is_empty());
-                let spans: Vec<_> = spans.collect();
-                let rows: usize = spans.iter().map(Range::len).sum();
-                if rows >= spans.len() * SPAN_ROWS_MIN || spans.len() <= 1 {
-                    return InScope::Spans(spans);
-                }
-                InScope::Set(alive(view, spans.into_iter().flatten()))
-            }
-            Filter::Ids(set) => {
-                let inside = set.range_cardinality(first..=last);
-                if inside * SPARSE > ids.len() as u64 {
-                    return InScope::Asked(inside as usize);
-                }
-                let mut wanted = set.iter();
-                wanted.advance_to(first);
-                let mut from = 0;
-                let rows = wanted.take_while(|&id| id <= last).filter_map(|id| {
-                    from += super::state::gallop(&ids[from..], id);
-                    (ids.get(from) == Some(&id)).then_some(from)
-                });
-                InScope::Set(alive(view, rows))
-            }
-            Filter::Predicate { test, selectivity } => {
-                let estimate = (f64::from(*selectivity).clamp(0.0, 1.0) * view.live() as f64) as usize;
-                if estimate as u64 * SPARSE > ids.len() as u64 {
-                    return InScope::Asked(estimate);
-                }
-                InScope::Set(alive(view, (0..ids.len()).filter(|&row| test(ids[row]))))
-            }
-        }
-    }
-}
-
-/// The live ones of some ascending rows.
-fn alive(view: &View, rows: impl Iterator<Item = usize>) -> RoaringBitmap {
-    let mut set = RoaringBitmap::new();
-    for row in rows.filter(|&row| !view.dead.contains(row)) {
-        set.try_push(row as u32).expect("the rows ascend");
-    }
-    set
 }

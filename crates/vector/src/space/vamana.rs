@@ -26,8 +26,8 @@ const SPARE: usize = 8;
 /// far apart for any beam, and scanning it is faster.
 const WALKED_THROUGH: usize = 50;
 /// What a scan of scattered ids pays for each, besides its distance: the id has to be found among those of the segment.
-/// 10,000 of 100,000 rows took 1,000 us, of which the distances were a tenth.
-const NAMED_NS: f64 = 70.0;
+/// Measured with 1,000 and 10,000 of 100,000.
+const NAMED_NS: f64 = 7.0;
 /// Beams that found these shares of the 10 nearest on embeddings of text, for graphs that were not calibrated yet.
 const BEAMS: Beams = Beams { usual: 64, high: 192 };
 
@@ -159,6 +159,7 @@ impl State {
             Some(Filter::Ids(_) | Filter::Predicate { .. })
         ) {
             costs.row_ns += NAMED_NS;
+            costs.byte_row_ns += NAMED_NS;
         }
         // A walk that would keep most rows is a scan.
         ef < rows / 8 && costs.choose(scope) == Plan::Graph
