@@ -56,7 +56,8 @@ const KIND_SHIFT: u32 = 12;
 /// What is remembered of an inode that is in use.
 #[derive(Default)]
 pub(super) struct Uses {
-    /// An O_PATH descriptor: of hot directories, and of files that cannot be opened in another way.
+    /// A descriptor, O_PATH or better: of directories, of files that are passed through, and of those that cannot be opened in
+    /// another way.
     fd: Option<Arc<OwnedFd>>,
     /// Exists while somebody has the file open for writing.
     pub(super) writing: Option<Box<Writing>>,

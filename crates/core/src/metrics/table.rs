@@ -121,7 +121,7 @@ pub const TABLE: [Family; 37] = [
         "vexfs_kept_descriptors",
         Gauge,
         "files",
-        "Descriptors kept for hot directories.",
+        "Descriptors kept for directories and files in use.",
     ),
     family(
         "vexfs_pool_takes_total",
