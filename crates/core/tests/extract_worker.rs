@@ -5,6 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use vexfs_core::semantic::embed::StaticModel;
 use vexfs_core::semantic::extract::{Limits, Outcome, Workers, extract, worker_main};
 
 const WORKER: &str = "extract-worker";
@@ -14,7 +15,7 @@ fn main() -> ExitCode {
     if args.get(1).is_some_and(|arg| arg == WORKER) {
         return worker_main(&args[2..]);
     }
-    let tests: [(&str, fn()); 5] = [
+    let tests: [(&str, fn()); 8] = [
         ("documents_are_read", documents_are_read),
         ("a_broken_file_fails_alone", a_broken_file_fails_alone),
         ("bombs_end_at_their_limits", bombs_end_at_their_limits),
@@ -22,6 +23,12 @@ fn main() -> ExitCode {
         (
             "many_files_at_once_wait_for_a_place",
             many_files_at_once_wait_for_a_place,
+        ),
+        ("sources_are_cut_by_their_syntax", sources_are_cut_by_their_syntax),
+        ("nonsense_costs_a_parser_at_most", nonsense_costs_a_parser_at_most),
+        (
+            "a_source_is_cut_without_a_parser_too",
+            a_source_is_cut_without_a_parser_too,
         ),
     ];
     for (name, test) in tests {
@@ -115,6 +122,100 @@ fn documents_are_read() {
         ),
         Outcome::NoText("archive")
     );
+}
+
+/// A class whose methods look like calls, which only a parser tells apart.
+fn java() -> String {
+    let body = "        wing.river(table, green);\n".repeat(25);
+    let method = |name: &str| {
+        format!("    /** About {name}. */\n    @Override\n    void {name}(int a)\n    {{\n{body}    }}\n")
+    };
+    format!(
+        "package p;\n\nclass Plane {{\n{}{}}}\n",
+        method("fly"),
+        method("land")
+    )
+}
+
+fn headings(name: &str, text: &str, workers: &Workers) -> Vec<String> {
+    let Outcome::Text(extracted) = extract(OsStr::new(name), text.as_bytes(), workers) else {
+        panic!("{name} has text")
+    };
+    assert!(extracted.text == text, "{name}: another text");
+    let cut = extracted.passages(StaticModel::built_in().tokenizer());
+    cut.into_iter().map(|passage| passage.heading).collect()
+}
+
+fn sources_are_cut_by_their_syntax() {
+    let workers = workers(Limits::default());
+    let by_syntax = headings("Plane.java", &java(), &workers);
+    assert_eq!(by_syntax, ["", "class Plane > void land(int a)"]);
+    let by_lines = headings("Plane.java", &java(), &Workers::none(Limits::default()));
+    assert!(!by_lines.contains(&by_syntax[1]), "{by_lines:?}");
+    // One process reads many, also from several threads, and a broken source does not end it.
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    headings("a.rs", "fn a( {{{ \u{1} é \n}", &workers);
+                    assert_eq!(headings("Plane.java", &java(), &workers), by_syntax);
+                }
+            });
+        }
+    });
+    workers.rest();
+    assert_eq!(headings("Plane.java", &java(), &workers), by_syntax);
+}
+
+/// Some of these end a parser by an overflow of its stack.
+fn nonsense_costs_a_parser_at_most() {
+    let cases = [
+        "((((((((((((((".repeat(10_000),
+        "{[".repeat(50_000),
+        "fn ".repeat(50_000),
+        "日本 é \u{1} \u{202e}".repeat(1000),
+        "if x:\n".repeat(10_000),
+        format!("const a{};", ", b = () => 1".repeat(50_000)),
+        String::new(),
+    ];
+    let workers = workers(Limits::default());
+    for text in &cases {
+        for name in [
+            "a.c", "a.cpp", "a.go", "a.java", "a.js", "a.py", "a.rs", "a.ts", "a.tsx",
+        ] {
+            let start = Instant::now();
+            headings(name, text, &workers);
+            assert!(
+                start.elapsed() < Duration::from_secs(60),
+                "{name} {:?}",
+                &text.get(..9)
+            );
+        }
+    }
+}
+
+fn a_source_is_cut_without_a_parser_too() {
+    let expected = headings("Plane.java", &java(), &Workers::none(Limits::default()));
+    let limits = Limits {
+        time: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    for (program, args) in [
+        ("/bin/false", &[][..]),
+        ("/bin/cat", &[]),
+        ("/bin/sh", &["-c", "sleep 60"]),
+        ("/bin/sh", &["-c", "cat > /dev/null"]),
+        (
+            "/bin/sh",
+            &["-c", "head -c 100000 /dev/zero | tr '\\0' '\\377'; sleep 60"],
+        ),
+        ("/does/not/exist", &[]),
+    ] {
+        let start = Instant::now();
+        let found = headings("Plane.java", &java(), &Workers::of_program(program, args, limits));
+        assert_eq!(found, expected, "{program} {args:?}");
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
 }
 
 fn a_broken_file_fails_alone() {

@@ -14,7 +14,6 @@ use crate::fs::ops::Caller;
 use crate::ids::{FileId, Generation, NodeKey};
 use crate::semantic::embed::StaticModel;
 use crate::semantic::extract::{Limits, Outcome, Workers, extract};
-use crate::semantic::passages;
 use crate::store::Tx;
 use crate::store::relations::Target;
 use crate::txn::{Teller, Work};
@@ -90,7 +89,7 @@ impl Teller for Knowledge {
             return Ok(None);
         };
         let text = &extracted.text;
-        let cut = passages::split(text, extracted.form, StaticModel::built_in().tokenizer());
+        let cut = extracted.passages(StaticModel::built_in().tokenizer());
         let inputs: Vec<_> = cut.iter().map(|passage| passage.embedded(text)).collect();
         let inputs: Vec<&str> = inputs.iter().map(|input| &**input).collect();
         let embedder = &self.searcher.model.load().embedder;

@@ -25,7 +25,7 @@ use crate::ids::{FileId, Generation, Ino, NodeKey};
 use crate::semantic::embed::StaticModel;
 use crate::semantic::extract::{Limits, Outcome, Workers, extract};
 use crate::semantic::lexical::{Analyzer, Snapshot};
-use crate::semantic::passages::{self, Passage};
+use crate::semantic::passages::Passage;
 
 /// Files that the catalog is asked for where any of them may have moved into the scope, or out of it.
 const MOVED_DEPTH: usize = 1_000;
@@ -172,14 +172,14 @@ impl Searcher {
             else {
                 continue;
             };
-            let text = extracted.text;
+            let text = &extracted.text;
             let below = staged.path.strip_prefix(dir).unwrap_or(&staged.path);
             let told = |attribute: &str| (overlay.told)(staged, attribute);
-            if !passes(query, staged, below, &text, &told) {
+            if !passes(query, staged, below, text, &told) {
                 continue;
             }
-            let cut = passages::split(&text, extracted.form, StaticModel::built_in().tokenizer());
-            if let Some(hit) = asked.hit(self, staged, &text, &cut)? {
+            let cut = extracted.passages(StaticModel::built_in().tokenizer());
+            if let Some(hit) = asked.hit(self, staged, text, &cut)? {
                 found.push(hit);
             }
         }

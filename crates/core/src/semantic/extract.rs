@@ -3,17 +3,20 @@
 //! What a file is, is told by its first bytes, then by its name. Plain text, Markdown, code, HTML and notebooks are
 //! read here, by walks that are linear and do not recurse. Formats with a parser of their own (PDF, office documents,
 //! books, mail, gzip) are hostile until proved otherwise and are read in a process that may do nothing but read its
-//! input and write its output ([`workers`]): a crash, a hang or a bomb costs one file.
+//! input and write its output ([`workers`]): a crash, a hang or a bomb costs one file. So are the parsers of programming
+//! languages, which say where a source may be cut; what they cannot read is cut by the look of its lines.
 
 mod decode;
 mod html;
 mod mail;
 mod notebook;
 mod office;
+mod parsers;
 #[cfg(feature = "pdf")]
 mod pdf;
 mod roff;
 mod sniff;
+mod syntax;
 mod worker;
 mod workers;
 mod xml;
@@ -25,7 +28,8 @@ pub use worker::worker_main;
 use workers::Reading;
 pub use workers::{Limits, Workers, declare_worker};
 
-use super::passages::Form;
+use super::embed::WordPiece;
+use super::passages::{self, Form, Mark, Passage};
 
 /// A text, and how it is built.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +38,26 @@ pub struct Extracted {
     pub text: String,
     /// How it is built; documents with headings come as Markdown.
     pub form: Form,
+    /// Where a parser of its language says that it may be cut.
+    marks: Option<Vec<Mark>>,
+}
+
+impl Extracted {
+    fn new(text: String, form: Form) -> Extracted {
+        Extracted {
+            text,
+            form,
+            marks: None,
+        }
+    }
+
+    /// The text cut into passages.
+    pub fn passages(&self, tokenizer: &WordPiece) -> Vec<Passage> {
+        match &self.marks {
+            Some(marks) => passages::split_at(&self.text, marks, tokenizer),
+            None => passages::split(&self.text, self.form, tokenizer),
+        }
+    }
 }
 
 /// What became of a file.
@@ -57,7 +81,13 @@ pub fn extract(name: &OsStr, content: &[u8], workers: &Workers) -> Outcome {
             Err(why) => Outcome::Failed(why),
         },
         format => match read(format, name, content, workers.limits().text_bytes) {
-            Ok(extracted) => Outcome::Text(extracted),
+            Ok(mut extracted) => {
+                if extracted.form == Form::Code {
+                    let language = syntax::language_of(name);
+                    extracted.marks = language.and_then(|of| workers.marks(of, &extracted.text));
+                }
+                Outcome::Text(extracted)
+            }
             Err(Unreadable::NoText(kind)) => Outcome::NoText(kind),
             Err(Unreadable::Failed(why)) => Outcome::Failed(why),
         },
@@ -85,7 +115,7 @@ fn read(
     content: &[u8],
     text_bytes_max: usize,
 ) -> Result<Extracted, Unreadable> {
-    let plain = |text: String, form| Extracted { text, form };
+    let plain = Extracted::new;
     Ok(match format {
         Format::Nothing(kind) => return Err(Unreadable::NoText(kind)),
         Format::Plain(form) => plain(decode::text(content)?, form),

@@ -495,7 +495,10 @@ fn work(shared: &Shared, jobs: &Sender<Job>) {
         if let Some(rest) = stint.rest() {
             shared.sleep(rest);
         }
-        let id = match shared.queue.next(&shared.store) {
+        let id = match shared
+            .queue
+            .next(&shared.store, || shared.options.extraction.rest())
+        {
             Ok(Some(id)) => id,
             Ok(None) => return,
             Err(error) => {

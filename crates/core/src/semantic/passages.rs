@@ -18,7 +18,7 @@ use super::embed::WordPiece;
 use super::embed::wordpiece::Word;
 use crate::ids::PassageId;
 pub use outline::Form;
-use outline::{Mark, Strength};
+pub(crate) use outline::{Mark, Strength};
 
 /// Tokens of a passage, as [`counted`]. Measured on five collections of long files: 128 finds better than 256 and 512.
 pub const TOKENS_MAX: usize = 128;
@@ -83,8 +83,12 @@ const HEADING_LINES: usize = 8;
 
 /// Cuts `text`. Files are cut off after [`PassageId::SLOTS_MAX`] passages (about 400 MB of prose).
 pub fn split(text: &str, form: Form, tokenizer: &WordPiece) -> Vec<Passage> {
-    let marks = outline::marks(text, form);
-    let mut cutter = Cutter::new(text, &marks);
+    split_at(text, &outline::marks(text, form), tokenizer)
+}
+
+/// Cuts `text` where `marks`, in rising order, say that it is good.
+pub(crate) fn split_at(text: &str, marks: &[Mark], tokenizer: &WordPiece) -> Vec<Passage> {
+    let mut cutter = Cutter::new(text, marks);
     tokenizer.words(text, |word| {
         cutter.push(word.start, word.end, counted(text, &word))
     });
@@ -301,10 +305,10 @@ impl Headings<'_> {
     fn path_at(&mut self, at: usize) -> String {
         while let Some(mark) = self.marks.get(self.next).filter(|mark| mark.at <= at) {
             self.next += 1;
+            while self.stack.last().is_some_and(|outer| outer.level >= mark.level) {
+                self.stack.pop();
+            }
             if !mark.title.is_empty() {
-                while self.stack.last().is_some_and(|outer| outer.level >= mark.level) {
-                    self.stack.pop();
-                }
                 self.stack.push(mark);
             }
         }

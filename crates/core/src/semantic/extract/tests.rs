@@ -6,10 +6,7 @@ fn check(name: &str, content: &[u8], expect: Outcome) {
 }
 
 fn text(text: &str, form: Form) -> Outcome {
-    Outcome::Text(Extracted {
-        text: text.into(),
-        form,
-    })
+    Outcome::Text(Extracted::new(text.into(), form))
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::sniff::{Format, Office};
-use super::{Extracted, Unreadable, read};
+use super::{Extracted, Unreadable, parsers, read};
 use crate::semantic::passages::Form;
 
 /// What a worker is told on its command line.
@@ -75,10 +75,16 @@ pub(super) const CODE: u8 = b'C';
 /// The whole life of a worker process; `args` are those behind the subcommand's name. The file comes on standard
 /// input, the text goes to standard output.
 pub fn worker_main(args: &[OsString]) -> ExitCode {
+    if let Some(memory_bytes) = parsers::memory_of(args) {
+        return match confine(memory_bytes, None) {
+            Ok(output) => parsers::serve(std::io::stdin().lock(), output.into()),
+            Err(_) => ExitCode::from(3),
+        };
+    }
     let Some(task) = Task::from_args(args) else {
         return ExitCode::from(2);
     };
-    let Ok(output) = confine(&task) else {
+    let Ok(output) = confine(task.memory_bytes, Some(task.seconds)) else {
         return ExitCode::from(3);
     };
     let mut content = Vec::new();
@@ -87,7 +93,7 @@ pub fn worker_main(args: &[OsString]) -> ExitCode {
     }
     let result = std::panic::catch_unwind(|| read(task.format, &task.name, &content, task.text_bytes));
     let (kind, body) = match result {
-        Ok(Ok(Extracted { text, form })) => {
+        Ok(Ok(Extracted { text, form, .. })) => {
             let kind = match form {
                 Form::Prose => PROSE,
                 Form::Markdown => MARKDOWN,
@@ -119,7 +125,7 @@ fn cut(mut text: String, bytes_max: usize) -> String {
 }
 
 /// Gives up everything; returns where the output goes. Standard output itself leads nowhere, since parsers print.
-fn confine(task: &Task) -> Result<OwnedFd, Box<dyn std::error::Error>> {
+fn confine(memory_bytes: u64, seconds: Option<u64>) -> Result<OwnedFd, Box<dyn std::error::Error>> {
     std::panic::set_hook(Box::new(|_| {}));
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     rustix::thread::set_no_new_privs(true)?;
@@ -138,8 +144,10 @@ fn confine(task: &Task) -> Result<OwnedFd, Box<dyn std::error::Error>> {
             },
         )
     };
-    limit(Resource::As, task.memory_bytes)?;
-    limit(Resource::Cpu, task.seconds.max(1))?;
+    limit(Resource::As, memory_bytes)?;
+    if let Some(seconds) = seconds {
+        limit(Resource::Cpu, seconds.max(1))?;
+    }
     limit(Resource::Fsize, 0)?;
     limit(Resource::Core, 0)?;
     forbid_files();

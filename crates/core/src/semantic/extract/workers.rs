@@ -1,4 +1,5 @@
-//! The outside of the worker processes: one for each hostile file, fed and watched.
+//! The outside of the worker processes: one for each hostile file, fed and watched, and parsers of programming languages
+//! that take one source after the other.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -14,10 +15,12 @@ use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 
+use super::parsers::Parsers;
+use super::syntax::Language;
 use super::worker::{CODE, FAILED, MARKDOWN, NO_TEXT, PROSE, Task};
 use super::{Extracted, Format};
 use crate::pool;
-use crate::semantic::passages::Form;
+use crate::semantic::passages::{Form, Mark};
 
 /// What a worker may use.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +61,7 @@ pub struct Workers {
     limits: Limits,
     free: Mutex<usize>,
     freed: Condvar,
+    parsers: Parsers,
 }
 
 impl Workers {
@@ -96,6 +100,7 @@ impl Workers {
             limits,
             free: Mutex::new(limits.processes.max(1)),
             freed: Condvar::new(),
+            parsers: Parsers::default(),
         }
     }
 
@@ -132,6 +137,26 @@ impl Workers {
             .spawn()
             .map_err(failed)?;
         Worker { child }.result(Instant::now() + self.limits.time, self.limits.text_bytes + 1)
+    }
+
+    /// Where a source of this language may be cut, by a parser in a process of its own. None if there is no such process,
+    /// or it gave up.
+    pub(super) fn marks(&self, language: Language, text: &str) -> Option<Vec<Mark>> {
+        let start = || {
+            let mut command = Command::new(self.program.as_ref()?);
+            command.args(&self.args);
+            Some(command)
+        };
+        let found = self.parsers.marks(start, &self.limits, language, text);
+        found.unwrap_or_else(|why| {
+            tracing::debug!(?language, why, "a source is cut by the look of its lines");
+            None
+        })
+    }
+
+    /// Ends the processes that wait for more to read. To be called when nothing more is expected soon.
+    pub fn rest(&self) {
+        self.parsers.rest();
     }
 
     fn place(&self) -> Place<'_> {
@@ -225,7 +250,7 @@ impl Worker {
 
 fn understand(kind: u8, body: &[u8]) -> Result<Reading, String> {
     let text = || String::from_utf8(body.to_vec()).map_err(|_| "worker: text that is not UTF-8".to_owned());
-    let extracted = |form| Ok(Reading::Text(Extracted { text: text()?, form }));
+    let extracted = |form| Ok(Reading::Text(Extracted::new(text()?, form)));
     match kind {
         PROSE => extracted(Form::Prose),
         MARKDOWN => extracted(Form::Markdown),

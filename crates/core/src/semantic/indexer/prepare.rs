@@ -13,7 +13,7 @@ use super::{Consequence, Shared};
 use crate::error::{Error, Result};
 use crate::ids::{FileId, PassageId};
 use crate::semantic::extract::{Extracted, Outcome as Extraction, extract};
-use crate::semantic::passages::{self, Passage};
+use crate::semantic::passages::Passage;
 use crate::semantic::scan::tree::is_gone;
 use crate::store::catalog::Indexed;
 use crate::store::file::{Facts, FileRow, Kind, State};
@@ -284,7 +284,7 @@ fn index(
     hash: [u8; 32],
     text: Extracted,
 ) -> Result<Job> {
-    let cut = passages::split(&text.text, text.form, shared.tokenizer());
+    let cut = text.passages(shared.tokenizer());
     let inputs: Vec<Cow<'_, str>> = cut.iter().map(|passage| passage.embedded(&text.text)).collect();
     let hashes: Vec<[u8; 16]> = inputs.iter().map(|input| passage_hash(input)).collect();
     let (slots, fresh) = assign_slots(before.known(), &hashes);

@@ -4,7 +4,7 @@
 //! with, which were touched meanwhile, and which were changed just now and go first.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -16,6 +16,9 @@ use crate::store::Store;
 const FETCH: usize = 2_048;
 /// Files that go first; more than these are found in their rows.
 const URGENT_MAX: usize = 8_192;
+
+/// Who waits so long without a file may rest.
+const REST_AFTER: Duration = Duration::from_secs(2);
 
 /// The queue.
 pub(super) struct Queue {
@@ -66,9 +69,11 @@ impl Queue {
         }
     }
 
-    /// The next file to index, to be given back by [`Queue::done`]. Waits for one; none when the queue is closed.
-    pub(super) fn next(&self, store: &Store) -> Result<Option<FileId>> {
+    /// The next file to index, to be given back by [`Queue::done`]. Waits for one, and calls `rest` when none has come
+    /// for a while; none when the queue is closed.
+    pub(super) fn next(&self, store: &Store, rest: impl Fn()) -> Result<Option<FileId>> {
         let mut state = self.state.lock();
+        let mut rests = false;
         loop {
             if state.closed {
                 return Ok(None);
@@ -82,7 +87,13 @@ impl Queue {
                     continue;
                 }
             }
-            self.changed.wait(&mut state);
+            if rests {
+                self.changed.wait(&mut state);
+                rests = false;
+            } else if self.changed.wait_for(&mut state, REST_AFTER).timed_out() {
+                parking_lot::MutexGuard::unlocked(&mut state, &rest);
+                rests = true;
+            }
         }
     }
 
@@ -262,13 +273,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (store, id) = store(dir.path());
         let queue = Queue::new(false);
-        assert_eq!(queue.next(&store).unwrap(), Some(id));
+        assert_eq!(queue.next(&store, || {}).unwrap(), Some(id));
         queue.unpark();
         queue.park(id);
-        assert_eq!(queue.next(&store).unwrap(), Some(id));
+        assert_eq!(queue.next(&store, || {}).unwrap(), Some(id));
         queue.park(id);
         assert!(queue.state.lock().parked.contains(&id), "nobody has looked since");
         queue.unpark();
-        assert_eq!(queue.next(&store).unwrap(), Some(id));
+        assert_eq!(queue.next(&store, || {}).unwrap(), Some(id));
     }
 }

@@ -18,24 +18,34 @@ pub enum Form {
 
 /// How good a place is for a cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Strength {
+pub(crate) enum Strength {
+    /// Anywhere between words.
     Word,
+    /// The end of a line or a sentence.
     Line,
+    /// Where a statement begins.
+    Statement,
+    /// A blank line, or a definition inside another.
     Paragraph,
+    /// A heading, or a definition that is in no other.
     Section,
 }
 
 /// A place before which a cut is welcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mark {
+pub(crate) struct Mark {
     /// Byte offset of the line that begins there.
-    pub(super) at: usize,
-    pub(super) strength: Strength,
-    /// Depth of the heading: number of `#`, or columns of indentation.
-    pub(super) level: usize,
+    pub(crate) at: usize,
+    pub(crate) strength: Strength,
+    /// Depth of the heading: number of `#`, columns of indentation, or definitions around it. Headings of this depth
+    /// and deeper end here. [`NO_LEVEL`] ends none.
+    pub(crate) level: usize,
     /// The heading's text; empty when the mark is only a break.
-    pub(super) title: Range<usize>,
+    pub(crate) title: Range<usize>,
 }
+
+/// The level of a break that ends no heading.
+const NO_LEVEL: usize = usize::MAX;
 
 /// The marks of a text in rising order.
 pub(super) fn marks(text: &str, form: Form) -> Vec<Mark> {
@@ -60,7 +70,7 @@ fn plain(at: usize, strength: Strength) -> Mark {
     Mark {
         at,
         strength,
-        level: 0,
+        level: NO_LEVEL,
         title: at..at,
     }
 }
