@@ -43,6 +43,10 @@ conformance-txn:
 kill-commits:
     cargo test --workspace --test commit_crashes -- --ignored --nocapture
 
+# Random operations of several clients, in transactions and outside, beside a model: SEEDS histories of 600 steps
+model-txn SEEDS="100":
+    VEXFS_SEEDS={{SEEDS}} cargo test --workspace --test transaction_model -- --ignored --nocapture
+
 # What people do with a directory, on the mount
 tools:
     scripts/tools

@@ -173,6 +173,20 @@ impl Stack {
         self.table.get(ino).map(|node| node.ino)
     }
 
+    /// When an inode that the kernel knows was born, in nanoseconds since the epoch, where the filesystem tells: by it one
+    /// is told from another that had the same number.
+    pub fn born(&self, key: NodeKey) -> Option<i64> {
+        let node = self.node(self.ino_of(key)?).ok()?;
+        let stat = stat::stat_fd(&self.fd(&node).ok()?).ok()?;
+        let told = stat.stx_mask & rustix::fs::StatxFlags::BTIME.bits() != 0;
+        let born = stat.stx_btime;
+        told.then(|| {
+            born.tv_sec
+                .saturating_mul(1_000_000_000)
+                .saturating_add(i64::from(born.tv_nsec))
+        })
+    }
+
     /// Where a directory that the kernel knows stands now, below the root; the backing filesystem tells it. None if
     /// it is deleted.
     pub fn path_of(&self, key: NodeKey) -> Option<PathBuf> {

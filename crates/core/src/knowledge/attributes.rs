@@ -237,8 +237,14 @@ impl Knowledge {
         self.xattr_list(self.node_at(caller, path, false)?)
     }
 
+    /// The file that an inode is, as far as the catalog has heard. The number of a removed file is soon another's: until the
+    /// catalog knows of that, what it has under the number is the removed one.
     pub(super) fn file_id(&self, node: NodeKey) -> Result<Option<FileId>> {
-        self.store.read(|rows| rows.id_of(node))
+        let row = self.store.read(|rows| rows.file_of(node))?;
+        let stack = self.mount.get().map(|mount| &mount.stack);
+        let born = stack.and_then(|stack| stack.born(node));
+        let same = |row: &FileRow| born.is_none_or(|born| row.facts.born == 0 || row.facts.born == born);
+        Ok(row.filter(same).map(|row| row.id))
     }
 
     /// The file's id, waiting for its event where it was just made.
