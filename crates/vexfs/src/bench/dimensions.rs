@@ -8,14 +8,15 @@ use vexfs_vector::{Database, Measure, Options, SearchParams, Space, SpaceConfig}
 use super::metric::{Measured, Metric};
 use super::sample::{self, Latencies};
 use super::simd::DIMENSIONS;
+use super::vectors::clustered;
 use super::{Result, Run, VECTOR_OPS};
 
 /// Neighbours asked for.
 const K: usize = 10;
 /// Queries with known answers.
 const QUERIES: usize = 64;
-/// Values from which every vector is made: real embeddings have about this intrinsic dimension.
-const LATENT: usize = 16;
+/// Of the generator: the same vectors in every run.
+const SEED: u64 = 1;
 
 /// Searches at every dimension. The rate of the specification is that of 256, the default embedder's.
 pub fn measure(run: &Run) -> Result<Measured> {
@@ -36,7 +37,7 @@ pub fn measure(run: &Run) -> Result<Measured> {
 
 /// Rate, latencies and recall of searches among `count` vectors.
 pub(crate) fn at_dimension(run: &Run, dim: usize, count: usize) -> Result<Vec<Metric>> {
-    let made = clustered(dim, count + QUERIES);
+    let made = clustered(count + QUERIES, dim, SEED).values;
     let (rows, queries) = made.split_at(count * dim);
     let dir = tempfile::tempdir_in(&run.work)?;
     let database = Database::open(dir.path(), Options::default())?;
@@ -91,32 +92,6 @@ fn recall(space: &Space, dim: usize, rows: &[f32], queries: &[f32]) -> Result<f6
             .count();
     }
     Ok(found as f64 / (queries.len() / dim * K) as f64)
-}
-
-/// Vectors on a curved surface of few dimensions with some noise, as embeddings are; the same in every run. Uniform
-/// random ones would all be equally far from one another.
-fn clustered(dim: usize, count: usize) -> Vec<f32> {
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
-    };
-    let basis: Vec<f32> = (0..LATENT * dim).map(|_| next()).collect();
-    let mut made = Vec::with_capacity(dim * count);
-    for _ in 0..count {
-        let latent: [f32; LATENT] = std::array::from_fn(|_| next());
-        for at in 0..dim {
-            let along = latent
-                .iter()
-                .enumerate()
-                .map(|(i, x)| x * basis[i * dim + at])
-                .sum::<f32>();
-            made.push((2.0 * along).sin() + 0.05 * next());
-        }
-    }
-    made
 }
 
 #[cfg(test)]

@@ -6,8 +6,10 @@
 //! nearly the same, and every index looks bad in a way that no real data shows.
 
 mod data;
+mod filters;
 mod index;
 mod kernels;
+mod updates;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -20,6 +22,7 @@ use vexfs_vector::Measure;
 
 use super::metric::Table;
 use data::Matrix;
+pub(super) use data::clustered;
 
 /// What to measure on which data.
 #[derive(Clone, Debug, Args)]
@@ -110,8 +113,8 @@ struct Results {
     /// Queries per second of the graph at a recall, between the two efforts around it.
     graph_qps_at: Vec<(f64, Option<f64>)>,
     batches: Vec<index::BatchRow>,
-    filters: Vec<index::FilterRow>,
-    updates: Option<index::Updates>,
+    filters: Vec<filters::FilterRow>,
+    updates: Option<updates::Updates>,
     kernels: Option<kernels::Kernels>,
 }
 
@@ -201,10 +204,10 @@ fn of_set(given: &Given, base: &Matrix, queries: &Matrix) -> anyhow::Result<Resu
             results.batches = index::batches(&set, &graph)?;
         }
         if wants("filters") {
-            results.filters = index::filters(&set, &graph)?;
+            results.filters = filters::filters(&set, &graph)?;
         }
         if wants("updates") {
-            results.updates = Some(index::updates(&set, &graph)?);
+            results.updates = Some(updates::updates(&set, &graph)?);
         }
     }
     if wants("kernels") {

@@ -10,9 +10,9 @@ use vexfs_core::semantic::embed::{Embedder, StaticModel};
 use vexfs_core::semantic::passages::{self, Form};
 
 /// Rows of f32, one after the other.
-pub(super) struct Matrix {
-    pub(super) dim: usize,
-    pub(super) values: Vec<f32>,
+pub(in crate::bench) struct Matrix {
+    pub(in crate::bench) dim: usize,
+    pub(in crate::bench) values: Vec<f32>,
 }
 
 /// A data set to be written.
@@ -280,7 +280,7 @@ fn vecs(bytes: &[u8]) -> anyhow::Result<(usize, Vec<u32>)> {
 }
 
 /// The generator of `vectors-data clustered`; unit length.
-pub(super) fn clustered(n: usize, dim: usize, seed: u64) -> Matrix {
+pub(in crate::bench) fn clustered(n: usize, dim: usize, seed: u64) -> Matrix {
     const CLUSTERS: usize = 256;
     const LATENT: usize = 24;
     const LOCAL: usize = 32;

@@ -1,20 +1,17 @@
-//! The indexes on one data set: recall and speed by effort, filters, updates beside searches.
+//! The indexes on one data set: recall and speed by effort.
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use roaring::RoaringBitmap;
 use serde::Serialize;
 use vexfs_vector::Measure;
 use vexfs_vector::graph::{Effort, Graph, GraphParams};
 use vexfs_vector::quant::{BLOCK_ROWS, I8Codes, I8Factors, RabitqCodes};
 use vexfs_vector::scan::{
-    Allowed, Costs, OneBitRerank, Plan, RowSlice, Scope, SliceRows, exact, exact_batch, i8_rerank,
-    rabitq_rerank,
+    Allowed, OneBitRerank, RowSlice, SliceRows, exact, exact_batch, i8_rerank, rabitq_rerank,
 };
 
-use super::data::{Matrix, Random};
+use super::data::Matrix;
 
 /// Passes over the queries; the fastest counts, because other work on the machine only slows.
 const PASSES: usize = 3;
@@ -68,54 +65,7 @@ pub(super) struct BatchRow {
     pub(super) qps: f64,
 }
 
-/// A filter of one width.
-#[derive(Debug, Serialize)]
-pub(super) struct FilterRow {
-    pub(super) percent: f64,
-    pub(super) plan: &'static str,
-    pub(super) ef: usize,
-    pub(super) recall: f64,
-    pub(super) us: f64,
-    /// The exact scan of the allowed rows alone.
-    pub(super) scan_us: f64,
-}
-
-/// Updates of the graph.
-#[derive(Debug, Serialize)]
-pub(super) struct Updates {
-    insert_beside_search_per_s: f64,
-    search_beside_insert_per_s: f64,
-    delete_per_s: f64,
-    sweep_per_s: f64,
-    recall_before: f64,
-    recall_after_replacing_all: f64,
-    bytes_grown_percent: f64,
-}
-
-impl Updates {
-    pub(super) fn named(&self) -> Vec<(&'static str, String)> {
-        vec![
-            (
-                "inserts/s beside a searching thread",
-                format!("{:.0}", self.insert_beside_search_per_s),
-            ),
-            (
-                "searches/s meanwhile",
-                format!("{:.0}", self.search_beside_insert_per_s),
-            ),
-            ("deletes/s (marks)", format!("{:.0}", self.delete_per_s)),
-            ("deletes/s, repair included", format!("{:.0}", self.sweep_per_s)),
-            ("recall at ef 40", format!("{:.4}", self.recall_before)),
-            (
-                "recall after replacing all rows",
-                format!("{:.4}", self.recall_after_replacing_all),
-            ),
-            ("memory grown by, %", format!("{:.1}", self.bytes_grown_percent)),
-        ]
-    }
-}
-
-fn rows_of(base: &Matrix) -> SliceRows<'_> {
+pub(super) fn rows_of(base: &Matrix) -> SliceRows<'_> {
     SliceRows::new(base.dim, RowSlice::F32(&base.values))
 }
 
@@ -206,7 +156,7 @@ pub(super) fn qps_at(rows: &[EffortRow], index: &str, recall: f64) -> Option<f64
     Some(before.qps + share * (after.qps - before.qps))
 }
 
-fn ids(found: Vec<(u32, f32)>) -> Vec<u32> {
+pub(super) fn ids(found: Vec<(u32, f32)>) -> Vec<u32> {
     found.into_iter().map(|p| p.0).collect()
 }
 
@@ -412,167 +362,11 @@ pub(super) fn graph(
     beams.iter().map(at).collect()
 }
 
-/// Random filters of 50, 10, 1 and 0.1 %.
-pub(super) fn filters(set: &Set<'_>, graph: &Graph) -> anyhow::Result<Vec<FilterRow>> {
-    let (rows, n) = (rows_of(set.base), set.base.len());
-    let mut order: Vec<u32> = (0..u32::try_from(n)?).collect();
-    Random(7).shuffle(&mut order);
-    let queries = Matrix {
-        dim: set.base.dim,
-        values: set.queries.values[..200.min(set.queries.len()) * set.base.dim].to_vec(),
-    };
-    let mut out = Vec::new();
-    for percent in [50.0, 10.0, 1.0, 0.1] {
-        let bitmap: RoaringBitmap = order[..((n as f64 * percent / 100.0) as usize).max(1)]
-            .iter()
-            .copied()
-            .collect();
-        let allowed = Allowed::Bitmap(&bitmap);
-        let truth: Vec<Vec<u32>> = queries
-            .iter()
-            .map(|q| ids(exact(q, set.measure, &rows, allowed, set.k)))
-            .collect();
-        let filtered = Set {
-            queries: &queries,
-            truth: &truth,
-            ..*set
-        };
-        let ef = 40;
-        let scope = Scope {
-            rows: n,
-            allowed: bitmap.len() as usize,
-            dim: set.base.dim,
-            ef,
-            has_bytes: false,
-            has_onebit: false,
-            has_graph: true,
-        };
-        let plan = Costs::default().choose(scope);
-        let scan = effort(&filtered, "", String::new(), 100, false, |q| {
-            ids(exact(q, set.measure, &rows, allowed, set.k))
-        });
-        let how = Effort { ef, rerank: ef };
-        let (name, row) = if plan == Plan::Graph {
-            let search = |q: &[f32]| {
-                graph
-                    .search(q, set.k, how, allowed, &rows)
-                    .map(ids)
-                    .unwrap_or_default()
-            };
-            ("graph", effort(&filtered, "", String::new(), 200, false, search))
-        } else {
-            (
-                "exact",
-                effort(&filtered, "", String::new(), 200, false, |q| {
-                    ids(exact(q, set.measure, &rows, allowed, set.k))
-                }),
-            )
-        };
-        let found = truth.iter().map(Vec::len).sum::<usize>() as f64;
-        let recall = row.recall * (truth.len() * set.k) as f64 / found;
-        out.push(FilterRow {
-            percent,
-            plan: name,
-            ef,
-            recall,
-            us: 1e6 / row.qps,
-            scan_us: 1e6 / scan.qps,
-        });
-    }
-    Ok(out)
-}
-
-/// Replaces every row of the graph in random order (a tenth of them beside a searching thread), then measures deletes.
-pub(super) fn updates(set: &Set<'_>, graph: &Graph) -> anyhow::Result<Updates> {
-    let (rows, n) = (rows_of(set.base), set.base.len());
-    let recall = || -> anyhow::Result<f64> {
-        let mut hits = 0;
-        for i in 0..set.queries.len() {
-            let found = graph.search(
-                set.queries.row(i),
-                set.k,
-                Effort::new(40, set.k),
-                Allowed::All,
-                &rows,
-            )?;
-            hits += found.iter().filter(|p| set.truth[i].contains(&p.0)).count();
-        }
-        Ok(hits as f64 / (set.queries.len() * set.k) as f64)
-    };
-    let (recall_before, bytes) = (recall()?, graph.bytes());
-    let mut order: Vec<u32> = (0..u32::try_from(n)?).collect();
-    Random(11).shuffle(&mut order);
-    let replace = |row: u32| -> anyhow::Result<()> {
-        graph.delete(row);
-        graph.insert(row, set.base.row(row as usize))?;
-        Ok(())
-    };
-    let (beside, rest) = order.split_at(n / 10);
-    let (insert_per_s, search_per_s) = beside_searches(set, graph, beside)?;
-    for &row in rest {
-        replace(row)?;
-        if graph.wants_sweep() {
-            graph.sweep();
-        }
-    }
-    graph.sweep();
-    let recall_after = recall()?;
-    let grown = graph.bytes() as f64 / bytes as f64 * 100.0 - 100.0;
-    let victims = &order[..n / 20];
-    let began = cpu_seconds();
-    for &row in victims {
-        graph.delete(row);
-    }
-    let marked = cpu_seconds();
-    graph.sweep();
-    let swept = cpu_seconds();
-    Ok(Updates {
-        insert_beside_search_per_s: insert_per_s,
-        search_beside_insert_per_s: search_per_s,
-        delete_per_s: victims.len() as f64 / (marked - began),
-        sweep_per_s: victims.len() as f64 / (swept - began),
-        recall_before,
-        recall_after_replacing_all: recall_after,
-        bytes_grown_percent: grown,
-    })
-}
-
-/// Deletes the rows, then inserts them again on this thread while another one searches; both rates by CPU time of
-/// the thread.
-fn beside_searches(set: &Set<'_>, graph: &Graph, victims: &[u32]) -> anyhow::Result<(f64, f64)> {
-    let rows = rows_of(set.base);
-    for &row in victims {
-        graph.delete(row);
-    }
-    graph.sweep();
-    let (done, searched, searcher_ns) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-    let took = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let began = cpu_seconds();
-            let mut i = 0;
-            while !done.load(Ordering::Relaxed) {
-                let query = set.queries.row(i % set.queries.len());
-                drop(graph.search(query, set.k, Effort::new(40, set.k), Allowed::All, &rows));
-                i += 1;
-            }
-            searched.store(i as u64, Ordering::Relaxed);
-            searcher_ns.store(((cpu_seconds() - began) * 1e9) as u64, Ordering::Relaxed);
-        });
-        let began = cpu_seconds();
-        let outcome = victims
-            .iter()
-            .try_for_each(|&row| graph.insert(row, set.base.row(row as usize)));
-        let took = cpu_seconds() - began;
-        done.store(true, Ordering::Relaxed);
-        outcome.map(|()| took)
-    })?;
-    let searches = searched.into_inner() as f64 / (searcher_ns.into_inner() as f64 * 1e-9);
-    Ok((victims.len() as f64 / took, searches))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::data::clustered;
+    use super::super::filters::filters;
+    use super::super::updates::updates;
     use super::*;
 
     #[test]

@@ -78,6 +78,14 @@ pub(super) fn measured() -> Kernels {
             let data = as_f16(data);
             k.many_l2_f16(&query, data, &mut floats[..data.len() / dim]);
         }));
+        rows.push(row("dot f16", dim, 2, &memory, |data| {
+            let data = as_f16(data);
+            k.many_dot_f16(&query, data, &mut floats[..data.len() / dim]);
+        }));
+        rows.push(row("l2 i8", dim, 1, &memory, |data| {
+            let data = as_i8(data);
+            k.many_l2_i8(&bytes, data, &mut sums[..data.len() / dim]);
+        }));
         rows.push(row("dot i8", dim, 1, &memory, |data| {
             let data = as_i8(data);
             k.many_dot_i8(&bytes, data, &mut sums[..data.len() / dim]);
