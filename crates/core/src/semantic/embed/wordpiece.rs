@@ -2,15 +2,20 @@
 //! each word greedily into the longest pieces of the vocabulary ("WordPiece", Devlin et al. 2018, section 3 and the
 //! reference implementation's `tokenization.py`).
 //!
+//! The names of special tokens (`[CLS]`) are text like any other here: the reference implementation takes them for those tokens,
+//! which mean nothing to a static model. All else is equal (the tests hold it beside that implementation).
+//!
 //! Text is walked once, without allocation; a run of ASCII letters and digits, nearly all of any text, never leaves
 //! the byte loop.
 
+mod pieces;
 mod remembered;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use pieces::Pieces;
 use remembered::Remembered;
 use unicode_normalization::char::decompose_canonical;
 use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
@@ -22,8 +27,6 @@ pub type Token = u32;
 
 /// Words longer than this are one unknown token, as in the reference implementation. It bounds the work a word.
 const WORD_CHARS_MAX: usize = 100;
-/// Pieces longer than this many bytes do not occur in the vocabulary (its longest has 18 characters); checked on load.
-const PIECE_BYTES_MAX: usize = 60;
 /// UTF-8 of the longest word, and room for the last character's encoding.
 const WORD_BYTES_MAX: usize = 4 * WORD_CHARS_MAX + 4;
 
@@ -175,14 +178,18 @@ impl WordPiece {
     /// A character beyond ASCII: removed, a separator, a word of its own, or lower-cased without its accents.
     fn wide(&self, c: char, at: usize, word: &mut Spelling, each: &mut impl FnMut(Word<'_>) -> bool) -> bool {
         let end = at + c.len_utf8();
-        if c.is_whitespace() {
+        // Next line (U+0085) is a control character to the reference implementation, not white space.
+        if c.is_whitespace() && c != '\u{85}' {
             return self.flush(word, each);
         }
-        if c == '\u{fffd}' || c.general_category_group() == GeneralCategoryGroup::Other {
+        if c == '\u{fffd}' || is_removed(c.general_category()) {
             return true;
         }
         if is_ideograph(c) {
-            return self.flush(word, each) && self.single(c, at, end, each);
+            let mut more = self.flush(word, each);
+            // Compatibility ideographs are looked up as what they stand for.
+            decompose_canonical(c, |part| more = more && self.single(part, at, end, each));
+            return more;
         }
         let mut more = true;
         decompose_canonical(c, |part| {
@@ -261,131 +268,6 @@ impl WordPiece {
     }
 }
 
-/// A set of pieces that finds the longest one at the front of a word: one pass of prefix hashes, then one probe a
-/// length.
-struct Pieces {
-    /// Open addressing, a power of two, never more than half full.
-    slots: Vec<Slot>,
-    /// All pieces, one after another.
-    bytes: Vec<u8>,
-    /// By hash of the first [`STEM`] bytes: a bit for each length of a piece that begins so. Most lengths need no probe.
-    lengths: Vec<u64>,
-}
-
-/// Bytes by which the lengths of pieces are looked up.
-const STEM: usize = 3;
-/// Entries of that table, a power of two: 32 KiB.
-const STEMS: usize = 4096;
-
-#[derive(Clone, Copy)]
-struct Slot {
-    tag: u32,
-    token: Token,
-    start: u32,
-    /// 0 in a free slot.
-    len: u32,
-}
-
-impl Pieces {
-    fn sized(pieces: usize) -> Pieces {
-        let free = Slot {
-            tag: 0,
-            token: 0,
-            start: 0,
-            len: 0,
-        };
-        Pieces {
-            slots: vec![free; (pieces * 2).next_power_of_two()],
-            bytes: Vec::new(),
-            lengths: vec![0; STEMS],
-        }
-    }
-
-    fn insert(&mut self, token: Token, piece: &str) -> Result<()> {
-        if piece.is_empty() || piece.len() > PIECE_BYTES_MAX {
-            return Err(Error::Invalid(format!(
-                "tokenizer.json: {piece:?} is empty or too long for a piece"
-            )));
-        }
-        let hash = mixed(piece.bytes().fold(HASH_START, hash_byte));
-        let mut at = hash as usize & (self.slots.len() - 1);
-        while self.slots[at].len != 0 {
-            at = (at + 1) & (self.slots.len() - 1);
-        }
-        let start = self.bytes.len() as u32;
-        self.slots[at] = Slot {
-            tag: (hash >> 32) as u32,
-            token,
-            start,
-            len: piece.len() as u32,
-        };
-        self.bytes.extend_from_slice(piece.as_bytes());
-        if let Some(stem) = piece.as_bytes().get(..STEM) {
-            self.lengths[stem_place(stem.iter().copied().fold(HASH_START, hash_byte))] |= 1 << piece.len();
-        }
-        Ok(())
-    }
-
-    /// The longest piece with which `word` begins, and its length in bytes.
-    fn longest(&self, word: &[u8]) -> Option<(Token, usize)> {
-        let mut hashes = [0; PIECE_BYTES_MAX];
-        let longest = word.len().min(PIECE_BYTES_MAX);
-        let mut hash = HASH_START;
-        for (place, byte) in hashes.iter_mut().zip(&word[..longest]) {
-            hash = hash_byte(hash, *byte);
-            *place = hash;
-        }
-        let found = |len: usize| Some((self.find(hashes[len - 1], &word[..len])?, len));
-        if longest >= STEM {
-            let mut lengths = self.lengths[stem_place(hashes[STEM - 1])] & (u64::MAX >> (63 - longest));
-            while lengths != 0 {
-                let len = lengths.ilog2() as usize;
-                lengths ^= 1 << len;
-                if let Some(piece) = found(len) {
-                    return Some(piece);
-                }
-            }
-        }
-        (1..STEM.min(longest + 1)).rev().find_map(found)
-    }
-
-    fn find(&self, hash: u64, key: &[u8]) -> Option<Token> {
-        let hash = mixed(hash);
-        let mut at = hash as usize & (self.slots.len() - 1);
-        while self.slots[at].len != 0 {
-            let Slot {
-                tag,
-                token,
-                start,
-                len,
-            } = self.slots[at];
-            let piece = start as usize..(start + len) as usize;
-            if tag == (hash >> 32) as u32 && &self.bytes[piece] == key {
-                return Some(token);
-            }
-            at = (at + 1) & (self.slots.len() - 1);
-        }
-        None
-    }
-}
-
-/// FNV-1a, whose value after each byte is the hash of that prefix.
-const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
-
-fn hash_byte(hash: u64, byte: u8) -> u64 {
-    (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-}
-
-/// FNV is weak in its low bits for short keys, so slot and tag come from a mixed value.
-fn mixed(hash: u64) -> u64 {
-    let hash = (hash ^ (hash >> 29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    hash ^ (hash >> 32)
-}
-
-fn stem_place(hash: u64) -> usize {
-    mixed(hash) as usize % STEMS
-}
-
 /// A word on the way through the text, lower-cased and without accents.
 struct Spelling {
     bytes: [u8; WORD_BYTES_MAX],
@@ -436,6 +318,14 @@ impl Spelling {
     }
 }
 
+/// Unassigned code points stay, and make their word unknown.
+fn is_removed(category: GeneralCategory) -> bool {
+    matches!(
+        category,
+        GeneralCategory::Control | GeneralCategory::Format | GeneralCategory::PrivateUse
+    )
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Class {
     Letter,
@@ -469,70 +359,4 @@ pub(crate) fn is_ideograph(c: char) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tokenizer() -> WordPiece {
-        let words = "[UNK] un ##aff ##able hello , world ! cafe ##s 日 本 naive x ##y"
-            .split(' ')
-            .map(str::to_owned);
-        let vocab = words.zip(0..).collect();
-        WordPiece::new(&vocab, "[UNK]").unwrap()
-    }
-
-    fn check(text: &str, expect: &[(&str, &[Token])]) {
-        let mut found = Vec::new();
-        tokenizer().words(text, |w| {
-            found.push((text[w.start..w.end].to_owned(), w.tokens.to_vec()));
-            true
-        });
-        let expect: Vec<_> = expect.iter().map(|(w, t)| (w.to_string(), t.to_vec())).collect();
-        assert_eq!(found, expect, "{text:?}");
-    }
-
-    #[test]
-    fn words_are_cut_into_the_longest_pieces() {
-        check("unaffable", &[("unaffable", &[1, 2, 3])]);
-        check(
-            "Hello, WORLD!",
-            &[("Hello", &[4]), (",", &[5]), ("WORLD", &[6]), ("!", &[7])],
-        );
-        check("unaffordable", &[("unaffordable", &[0])]);
-        check("", &[]);
-        check(" \n\t ", &[]);
-    }
-
-    #[test]
-    fn accents_controls_and_ideographs_follow_the_reference() {
-        check("Café cafe\u{301}s", &[("Café", &[8]), ("cafe\u{301}s", &[8, 9])]);
-        check("日本x", &[("日", &[10]), ("本", &[11]), ("x", &[13])]);
-        check("hel\u{0}lo\u{200b}", &[("hel\u{0}lo", &[4])]);
-        check("naïve\u{a0}x", &[("naïve", &[12]), ("x", &[13])]);
-        check("x“x”", &[("x", &[13]), ("“", &[0]), ("x", &[13]), ("”", &[0])]);
-    }
-
-    #[test]
-    fn a_word_beyond_the_limit_is_unknown_and_bounded() {
-        let exactly = format!("x{}", "y".repeat(99));
-        let mut pieces: Vec<Token> = vec![13];
-        pieces.extend([14; 99]);
-        check(&exactly, &[(&exactly, &pieces)]);
-        for longer in [
-            format!("{exactly}y"),
-            format!("{exactly}é"),
-            "é".repeat(1_000_000),
-        ] {
-            check(&longer, &[(&longer, &[0])]);
-        }
-    }
-
-    #[test]
-    fn the_walk_ends_when_the_visitor_says_so() {
-        let mut seen = 0;
-        tokenizer().words("x x x, x", |_| {
-            seen += 1;
-            seen < 2
-        });
-        assert_eq!(seen, 2);
-    }
-}
+mod tests;
