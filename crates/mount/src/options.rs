@@ -389,7 +389,6 @@ mod tests {
             "store",
             "store=",
             "subtype=ntfs",
-            "remount",
         ] {
             let error = parse(word).expect_err(word);
             let text = error.to_string();
@@ -397,6 +396,14 @@ mod tests {
             assert!(!text.contains('\n'));
             assert_eq!(error.exit_code(), 1);
         }
+    }
+
+    #[test]
+    fn a_remount_is_refused_with_what_to_do_instead() {
+        let error = parse("remount,ro").expect_err("remount");
+        let text = error.to_string();
+        assert!(text.contains("unmount it") && !text.contains('\n'), "{text}");
+        assert_eq!(error.exit_code(), 1);
     }
 
     #[test]
