@@ -10,6 +10,7 @@ mod passage_vectors;
 pub mod related;
 pub mod relations;
 pub mod saved;
+pub mod snapshots;
 mod staged;
 mod status;
 mod vector_value;

@@ -25,9 +25,11 @@ pub mod mirror;
 pub mod naming;
 mod pages;
 pub mod passages;
+pub mod past;
 pub mod relations;
 mod schema;
 pub mod sketch;
+pub mod snapshots;
 pub mod told;
 mod vfs;
 

@@ -3,6 +3,7 @@
 
 mod contents;
 mod relations;
+mod snapshots;
 mod vectors;
 
 use std::ffi::OsString;
@@ -42,6 +43,7 @@ pub(crate) fn routes(knowledge: Arc<Knowledge>) -> Router {
         .route("/v1/xattrs", get(xattr_list))
         .merge(contents::routes())
         .merge(relations::routes())
+        .merge(snapshots::routes())
         .merge(vectors::routes())
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(knowledge)

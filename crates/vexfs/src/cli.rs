@@ -16,6 +16,7 @@ mod place;
 mod relations;
 mod search;
 mod serve;
+mod snapshots;
 mod spaces;
 mod top;
 mod try_command;
@@ -60,6 +61,8 @@ enum Command {
     Related(relations::RelatedArgs),
     #[command(subcommand)]
     Space(spaces::SpaceCommand),
+    #[command(subcommand)]
+    Snapshot(snapshots::SnapshotCommand),
     Top(top::TopArgs),
     #[command(subcommand)]
     Txn(txn::TxnCommand),
@@ -114,6 +117,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Unrelate(args) => ended(relations::unrelate(&args)),
         Command::Related(args) => ended(relations::related(&args)),
         Command::Space(command) => ended(spaces::space(&command)),
+        Command::Snapshot(command) => ended(snapshots::snapshot(&command)),
         Command::Top(args) => ended(top::top(&args)),
         Command::Txn(command) => ended(txn::run(&command)),
         Command::Try(args) => ended(try_command::run(&args)),

@@ -19,7 +19,7 @@ use crate::label::Label;
 const DEPTH_MAX: usize = 2048;
 
 /// A name of a file: the folder and the entry in it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name {
     /// The folder.
     pub parent: FileId,

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::ids::Generation;
 
 /// The statements that lead from version `i` to `i + 1`. Published entries are never edited; new ones are appended.
-const MIGRATIONS: [&str; 1] = [V1];
+const MIGRATIONS: [&str; 2] = [V1, V2];
 
 /// `application_id` of the file: "VexF".
 const APPLICATION: i64 = 0x5665_7846;
@@ -129,6 +129,77 @@ CREATE TABLE saved (
 -- The root folder is file 1; its facts come with the first look.
 INSERT INTO file (id, dev, ino, born, kind, size, mtime, ctime, mode, uid, gid, nlink, state)
 VALUES (1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0);
+";
+
+/// Snapshots, and what rows were before they were changed first after one ([`super::snapshots`]).
+const V2: &str = "
+CREATE TABLE snapshot (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    name       TEXT NOT NULL UNIQUE,
+    generation INTEGER NOT NULL,
+    created    INTEGER NOT NULL
+);
+
+-- Rows as they were at the snapshot, the last one at the time, for each of their keys once. present 0: there was none.
+CREATE TABLE past_file (
+    id       INTEGER NOT NULL,
+    snapshot INTEGER NOT NULL,
+    present  INTEGER NOT NULL,
+    dev INTEGER, ino INTEGER, born INTEGER, kind INTEGER, size INTEGER, mtime INTEGER,
+    mode INTEGER, uid INTEGER, gid INTEGER, state INTEGER, hash BLOB,
+    PRIMARY KEY (id, snapshot)
+) WITHOUT ROWID;
+CREATE INDEX past_file_at ON past_file(snapshot);
+CREATE TABLE past_name (
+    parent   INTEGER NOT NULL,
+    name     BLOB NOT NULL,
+    snapshot INTEGER NOT NULL,
+    present  INTEGER NOT NULL,
+    file     INTEGER,
+    PRIMARY KEY (parent, name, snapshot)
+) WITHOUT ROWID;
+CREATE INDEX past_name_at ON past_name(snapshot);
+CREATE INDEX past_name_by_file ON past_name(file) WHERE file IS NOT NULL;
+CREATE TABLE past_vector (
+    file     INTEGER NOT NULL,
+    space    TEXT NOT NULL,
+    snapshot INTEGER NOT NULL,
+    present  INTEGER NOT NULL,
+    value    BLOB,
+    PRIMARY KEY (file, space, snapshot)
+) WITHOUT ROWID;
+CREATE INDEX past_vector_at ON past_vector(snapshot);
+CREATE TABLE past_tag (
+    file     INTEGER NOT NULL,
+    tag      TEXT NOT NULL,
+    snapshot INTEGER NOT NULL,
+    present  INTEGER NOT NULL,
+    PRIMARY KEY (file, tag, snapshot)
+) WITHOUT ROWID;
+CREATE INDEX past_tag_at ON past_tag(snapshot);
+CREATE TABLE past_metadata (
+    file     INTEGER NOT NULL,
+    key      TEXT NOT NULL,
+    snapshot INTEGER NOT NULL,
+    present  INTEGER NOT NULL,
+    value    BLOB,
+    PRIMARY KEY (file, key, snapshot)
+) WITHOUT ROWID;
+CREATE INDEX past_metadata_at ON past_metadata(snapshot);
+CREATE TABLE past_relation (
+    src        INTEGER NOT NULL,
+    type       TEXT NOT NULL,
+    dst        INTEGER,
+    path       BLOB,
+    snapshot   INTEGER NOT NULL,
+    present    INTEGER NOT NULL,
+    properties TEXT,
+    CHECK ((dst IS NULL) <> (path IS NULL))
+);
+CREATE UNIQUE INDEX past_relation_file ON past_relation(src, type, dst, snapshot) WHERE dst IS NOT NULL;
+CREATE UNIQUE INDEX past_relation_path ON past_relation(src, type, path, snapshot) WHERE path IS NOT NULL;
+CREATE INDEX past_relation_from ON past_relation(src);
+CREATE INDEX past_relation_at ON past_relation(snapshot);
 ";
 
 /// Brings the tables to the newest version, one transaction a step. A store of a newer version, or a database that is
