@@ -7,7 +7,6 @@ mod names;
 mod node;
 mod relations;
 mod saved;
-mod staged;
 mod tree;
 mod txn;
 
@@ -18,7 +17,7 @@ use crate::fs::ops::{Attr, Caller, Entry, SetAttr};
 use crate::ids::{Ino, NodeKey};
 pub use names::escape;
 pub use tree::ControlTree;
-pub use txn::TxnControl;
+pub use txn::{TxnControl, forget_transaction};
 
 /// One entry of a control directory: number, where to go on after it, `DT_*`, name. True when there is no more room.
 pub type AddEntry<'a> = dyn FnMut(Ino, u64, u8, &OsStr) -> bool + 'a;

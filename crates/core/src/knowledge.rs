@@ -5,6 +5,7 @@ mod attributes;
 pub mod export;
 mod feed;
 pub mod grep;
+pub mod inside;
 pub mod migrate;
 mod passage_vectors;
 pub mod related;
@@ -21,7 +22,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -50,6 +51,7 @@ use crate::semantic::indexer::feed::Event;
 use crate::semantic::indexer::{Consequence, Indexer, IndexerOptions, IndexerParts};
 use crate::semantic::lexical::LexicalIndex;
 use crate::store::Store;
+use crate::txn::Desk;
 pub use attributes::{PREFIX as XATTR_PREFIX, is_ours as is_our_xattr};
 pub use feed::Feed;
 use migrate::Migration;
@@ -119,6 +121,8 @@ pub struct Knowledge {
     root: OwnedFd,
     started: Instant,
     mount: OnceLock<Mount>,
+    /// The transactions over the tree. They hold this, which they tell through.
+    desk: OnceLock<Weak<Desk>>,
 }
 
 /// The relations that follow from a file's text.
@@ -173,6 +177,7 @@ impl Knowledge {
             root,
             started: Instant::now(),
             mount: OnceLock::new(),
+            desk: OnceLock::new(),
         });
         knowledge.resume_migration()?;
         Ok(knowledge)
@@ -230,6 +235,17 @@ impl Knowledge {
     pub fn set_mount(&self, metrics: Arc<Metrics>, stack: Arc<Stack>) {
         // There is one mount to a store.
         let _ = self.mount.set(Mount { metrics, stack });
+    }
+
+    /// From now on it answers in the trees of these transactions too.
+    pub fn serve_transactions(&self, desk: &Arc<Desk>) {
+        // There is one desk to a mount.
+        let _ = self.desk.set(Arc::downgrade(desk));
+    }
+
+    /// The transactions over the tree; none without a mount that can have them.
+    pub fn desk(&self) -> Option<Arc<Desk>> {
+        self.desk.get()?.upgrade()
     }
 
     /// How fresh the index is.

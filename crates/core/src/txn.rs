@@ -12,20 +12,24 @@ mod diff;
 mod gate;
 mod git;
 mod layers;
+mod links;
 mod meaning;
 mod patch;
 mod plan;
 mod rebase;
 mod settle;
 mod step;
+mod teller;
 mod told;
 mod transaction;
 mod view;
 
 pub use desk::Desk;
 pub use gate::Gate;
+pub use links::{End, Link, StagedLinks, Way};
 pub use rebase::How;
-pub use told::{Teller, Work};
+pub use teller::{Teller, Work};
+pub use told::Said;
 pub use transaction::{Status, Txn};
 pub use view::{TTL as VIEW_TTL, View};
 

@@ -2,8 +2,10 @@
 //! what was expected.
 
 mod contents;
+mod inside;
 mod relations;
 mod snapshots;
+mod transactions;
 mod vectors;
 
 use std::ffi::OsString;
@@ -22,29 +24,36 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use vexfs_core::fs::ops::Caller;
 use vexfs_core::knowledge::Knowledge;
+use vexfs_core::query::answer::Answer;
 use vexfs_core::query::options::Options;
 use vexfs_core::query::search::{Fresh, Request, What};
 use vexfs_core::{Error, Result};
 
 use crate::peer::Peer;
+use inside::Tree;
 
 /// Bytes of a request body: 16,384 components as JSON text fit several times.
 const BODY_BYTES_MAX: usize = 4 << 20;
 
 pub(crate) fn routes(knowledge: Arc<Knowledge>) -> Router {
+    let committed = Router::new()
+        .route("/v1/index/why", get(why))
+        .route("/v1/index/rebuild", post(rebuild))
+        .merge(contents::routes())
+        .merge(snapshots::routes())
+        .merge(vectors::routes())
+        .merge(transactions::routes())
+        .layer(axum::middleware::from_fn(inside::committed_only));
     Router::new()
         .route("/v1/search", post(search))
         .route("/v1/ask", post(ask))
         .route("/v1/status", get(status))
         .route("/v1/wait", post(wait))
-        .route("/v1/index/why", get(why))
-        .route("/v1/index/rebuild", post(rebuild))
         .route("/v1/xattr", get(xattr_get).put(xattr_set).delete(xattr_remove))
         .route("/v1/xattrs", get(xattr_list))
-        .merge(contents::routes())
         .merge(relations::routes())
-        .merge(snapshots::routes())
-        .merge(vectors::routes())
+        .merge(vectors::routes_inside())
+        .merge(committed)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(knowledge)
 }
@@ -76,12 +85,8 @@ fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T> {
 }
 
 impl SearchBody {
-    fn run<T>(
-        &self,
-        knowledge: &Knowledge,
-        caller: &Caller,
-        verb: impl Fn(&Request<'_>) -> Result<T>,
-    ) -> Result<T> {
+    fn run(&self, tree: &Tree, caller: &Caller) -> Result<Answer> {
+        let knowledge = tree.knowledge();
         let options: Options = match &self.options {
             Some(text) => Options::parse(text)?,
             None => Options::default(),
@@ -99,33 +104,34 @@ impl SearchBody {
             require: self.require_fresh,
             wait: Duration::from_millis(self.wait_ms),
         };
-        let scope = Some(knowledge.directory_at(caller, &self.path)?);
-        verb(&Request {
+        let mut request = Request {
             caller,
-            scope,
+            scope: None,
             what,
             options: &options,
             fresh,
-        })
+        };
+        if let Some(txn) = tree.txn(caller)? {
+            return knowledge.inside(&txn, caller).search_at(&self.path, &request);
+        }
+        request.scope = Some(knowledge.directory_at(caller, &self.path)?);
+        knowledge.search(&request)
     }
 }
 
 type Shared = State<Arc<Knowledge>>;
 type From = ConnectInfo<Peer>;
 
-async fn search(State(knowledge): Shared, from: From, body: Bytes) -> Response {
+async fn search(tree: Tree, from: From, body: Bytes) -> Response {
     verb(from, move |caller| {
-        let answer =
-            read::<SearchBody>(&body)?.run(&knowledge, caller, |request| knowledge.search(request))?;
-        Ok(answer.json())
+        Ok(read::<SearchBody>(&body)?.run(&tree, caller)?.json())
     })
     .await
 }
 
-async fn ask(State(knowledge): Shared, from: From, body: Bytes) -> Response {
+async fn ask(tree: Tree, from: From, body: Bytes) -> Response {
     verb(from, move |caller| {
-        let answer =
-            read::<SearchBody>(&body)?.run(&knowledge, caller, |request| knowledge.search(request))?;
+        let answer = read::<SearchBody>(&body)?.run(&tree, caller)?;
         let mut object = answer.json();
         object["text"] = json!(vexfs_core::query::ask::render(&answer));
         Ok(object)
@@ -167,40 +173,54 @@ async fn rebuild(State(knowledge): Shared, from: From, _body: Bytes) -> Response
 }
 
 /// What was set on a file, under the names of INTERFACE section 4: the value as it is.
-async fn xattr_get(State(knowledge): Shared, from: From, RawQuery(query): RawQuery) -> Response {
+async fn xattr_get(tree: Tree, from: From, RawQuery(query): RawQuery) -> Response {
     bytes(from, move |caller| {
-        let name = parameter(query.as_deref(), "name")?;
-        knowledge.xattr_get_at(caller, &path(query)?, &name)
+        let (name, path) = (parameter(query.as_deref(), "name")?, path(query)?);
+        match tree.txn(caller)? {
+            Some(txn) => tree.knowledge().inside(&txn, caller).xattr_get(&path, &name),
+            None => tree.knowledge().xattr_get_at(caller, &path, &name),
+        }
     })
     .await
 }
 
-async fn xattr_set(State(knowledge): Shared, from: From, RawQuery(query): RawQuery, body: Bytes) -> Response {
+async fn xattr_set(tree: Tree, from: From, RawQuery(query): RawQuery, body: Bytes) -> Response {
     verb(from, move |caller| {
-        let name = parameter(query.as_deref(), "name")?;
-        knowledge.xattr_set_at(caller, &path(query)?, &name, &body)?;
+        let (name, path) = (parameter(query.as_deref(), "name")?, path(query)?);
+        match tree.txn(caller)? {
+            Some(txn) => {
+                let inside = tree.knowledge().inside(&txn, caller);
+                inside.xattr_set(&path, &name, Some(&body))?;
+            }
+            None => tree.knowledge().xattr_set_at(caller, &path, &name, &body)?,
+        }
         Ok(json!({}))
     })
     .await
 }
 
-async fn xattr_remove(
-    State(knowledge): Shared,
-    from: From,
-    RawQuery(query): RawQuery,
-    _body: Bytes,
-) -> Response {
+async fn xattr_remove(tree: Tree, from: From, RawQuery(query): RawQuery, _body: Bytes) -> Response {
     verb(from, move |caller| {
-        let name = parameter(query.as_deref(), "name")?;
-        knowledge.xattr_remove_at(caller, &path(query)?, &name)?;
+        let (name, path) = (parameter(query.as_deref(), "name")?, path(query)?);
+        match tree.txn(caller)? {
+            Some(txn) => tree
+                .knowledge()
+                .inside(&txn, caller)
+                .xattr_set(&path, &name, None)?,
+            None => tree.knowledge().xattr_remove_at(caller, &path, &name)?,
+        }
         Ok(json!({}))
     })
     .await
 }
 
-async fn xattr_list(State(knowledge): Shared, from: From, RawQuery(query): RawQuery) -> Response {
+async fn xattr_list(tree: Tree, from: From, RawQuery(query): RawQuery) -> Response {
     verb(from, move |caller| {
-        Ok(json!(knowledge.xattr_list_at(caller, &path(query)?)?))
+        let path = path(query)?;
+        Ok(json!(match tree.txn(caller)? {
+            Some(txn) => tree.knowledge().inside(&txn, caller).xattr_list(&path)?,
+            None => tree.knowledge().xattr_list_at(caller, &path)?,
+        }))
     })
     .await
 }
@@ -217,6 +237,12 @@ fn parameter(query: Option<&str>, name: &str) -> Result<OsString> {
         .split('&')
         .find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
     let found = found.ok_or_else(|| Error::Invalid(format!("parameter {name:?} is missing")))?;
+    unescaped(&found.replace('+', " "))
+        .ok_or_else(|| Error::Invalid(format!("parameter {name:?}: expected %XX")))
+}
+
+/// A text with `%XX` for bytes, as the bytes; none where something else follows a `%`.
+fn unescaped(found: &str) -> Option<OsString> {
     let mut bytes = Vec::with_capacity(found.len());
     let mut rest = found.as_bytes();
     while let Some((&byte, behind)) = rest.split_first() {
@@ -234,14 +260,14 @@ fn parameter(query: Option<&str>, name: &str) -> Result<OsString> {
                 bytes.push(byte);
                 rest = &behind[2..];
             }
-            (b'%', None) => return Err(Error::Invalid(format!("parameter {name:?}: expected %XX"))),
+            (b'%', None) => return None,
             (byte, None) => {
-                bytes.push(if byte == b'+' { b' ' } else { byte });
+                bytes.push(byte);
                 rest = behind;
             }
         }
     }
-    Ok(OsString::from_vec(bytes))
+    Some(OsString::from_vec(bytes))
 }
 
 /// Runs a verb for the peer on a blocking thread and gives its JSON.
@@ -281,10 +307,17 @@ fn refusal(error: &Error) -> Response {
         Error::Denied | Error::NotPermitted(_) | Error::Derived { .. } => StatusCode::FORBIDDEN,
         Error::Exists(_) | Error::Conflict(_) => StatusCode::CONFLICT,
         Error::NotFresh { .. } => StatusCode::PRECONDITION_FAILED,
+        // A file that a commit would replace is being written; a transaction has expired; its quota is reached.
+        Error::Os(libc::EBUSY) => StatusCode::LOCKED,
+        Error::Os(libc::ETIMEDOUT) => StatusCode::GONE,
+        Error::Os(libc::EDQUOT | libc::ENOSPC) => StatusCode::INSUFFICIENT_STORAGE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    let body = json!({"error": {"message": error.to_string(), "errno": error.errno()}});
-    (status, axum::Json(body)).into_response()
+    (status, axum::Json(refusal_json(error))).into_response()
+}
+
+fn refusal_json(error: &Error) -> Value {
+    json!({"error": {"message": error.to_string(), "errno": error.errno()}})
 }
 
 #[cfg(test)]

@@ -163,9 +163,11 @@ pub(crate) fn compose(
         Some((search, store)) => desk(place, options, search, store, &stack)?,
         None => None,
     };
+    if let (Some((search, _)), Some(desk)) = (search, &desk) {
+        search.knowledge().serve_transactions(desk);
+    }
     let engine = match (control, desk) {
         (Some(control), Some(desk)) => {
-            control.serve_transactions(desk.clone());
             let root = stack
                 .node_key(Ino::ROOT)
                 .ok_or(vexfs_core::Error::Os(libc::ESTALE))?;

@@ -72,7 +72,7 @@ impl ControlTree {
 
     /// A directory on the way to a file leads further down; a file is a list of results.
     fn like_child(&self, caller: &Caller, scope: Scope, path: PathBuf) -> Result<Node> {
-        let kind = self.knowledge.file_type(caller, scope.dir, &path)?;
+        let kind = self.file_type(caller, scope, &path)?;
         if kind == S_IFDIR {
             return Ok(Node::Like { scope, path });
         }
@@ -98,18 +98,9 @@ impl ControlTree {
             Node::Root { scope } => {
                 for name in root_names(*scope) {
                     if let Some(node) = root_child(*scope, OsStr::new(name)) {
-                        add(OsStr::new(name), S_IFDIR, &node);
+                        let report = matches!(node, Node::Report { .. });
+                        add(OsStr::new(name), if report { S_IFREG } else { S_IFDIR }, &node);
                     }
-                }
-                for (name, report) in Report::ALL.into_iter().filter(|_| scope.staged.is_none()) {
-                    add(
-                        OsStr::new(name),
-                        S_IFREG,
-                        &Node::Report {
-                            scope: *scope,
-                            report,
-                        },
-                    );
                 }
             }
             Node::Results(listing) => {
@@ -165,11 +156,22 @@ impl ControlTree {
     }
 }
 
-/// What stands in a control directory beside the reports. In a transaction one searches; the rest is of what is committed.
+/// What stands in a control directory. In a transaction there is what is asked of its tree; saved queries, counters and
+/// the feed of changes are of what is committed.
 fn root_names(scope: Scope) -> &'static [&'static str] {
     match scope.staged {
-        Some(_) => &["search", "ask"],
-        None => &["search", "ask", "like", "rel", "q"],
+        Some(_) => &["search", "ask", "like", "rel", "status", "status.json"],
+        None => &[
+            "search",
+            "ask",
+            "like",
+            "rel",
+            "q",
+            "status",
+            "status.json",
+            "metrics",
+            "events",
+        ],
     }
 }
 

@@ -72,11 +72,42 @@ impl RelationLists {
 impl ControlTree {
     /// A directory on the way to a file leads further down, a file has relations.
     pub(super) fn relation_child(&self, caller: &Caller, scope: Scope, path: PathBuf) -> Result<Node> {
-        let kind = self.knowledge.file_type(caller, scope.dir, &path)?;
+        let kind = self.file_type(caller, scope, &path)?;
         Ok(match kind {
             libc::S_IFDIR => Node::Related { scope, path },
             _ => Node::RelatedFile { scope, path },
         })
+    }
+
+    /// The type bits of the mode of what stands at a path below a scope.
+    pub(super) fn file_type(&self, caller: &Caller, scope: Scope, path: &Path) -> Result<u32> {
+        match scope.staged {
+            Some(dir) => {
+                let txn = self.txn_of(dir)?;
+                let path = txn.place(dir)?.0.join(path);
+                self.knowledge.inside(&txn, caller).file_type(&path)
+            }
+            None => self.knowledge.file_type(caller, scope.dir, path),
+        }
+    }
+
+    /// The relations that lead away from the file at a path below the root.
+    fn relations(
+        &self,
+        caller: &Caller,
+        scope: Scope,
+        path: &Path,
+        kind: Option<&str>,
+    ) -> Result<Vec<Shown>> {
+        match scope.staged {
+            Some(dir) => {
+                let txn = self.txn_of(dir)?;
+                self.knowledge
+                    .inside(&txn, caller)
+                    .relations(path, kind, Direction::Out)
+            }
+            None => self.knowledge.relations(caller, path, kind, Direction::Out),
+        }
     }
 
     /// The directory of a type.
@@ -88,8 +119,8 @@ impl ControlTree {
 
     /// The types of the relations that lead away from a file.
     pub(super) fn relation_types(&self, caller: &Caller, scope: Scope, path: &Path) -> Result<Vec<String>> {
-        let path = self.knowledge.directory_path(scope.dir)?.join(path);
-        let relations = self.knowledge.relations(caller, &path, None, Direction::Out)?;
+        let path = self.scope_path(scope)?.join(path);
+        let relations = self.relations(caller, scope, &path, None)?;
         let mut kinds: Vec<String> = relations.into_iter().map(|relation| relation.kind).collect();
         kinds.sort_unstable();
         kinds.dedup();
@@ -99,11 +130,9 @@ impl ControlTree {
     /// The links of a directory, as they are now.
     pub(super) fn relation_links(&self, caller: &Caller, place: &Arc<RelationPlace>) -> Result<Arc<Links>> {
         let path = self.file_of(place)?;
-        let relations = self
-            .knowledge
-            .relations(caller, &path, Some(&place.kind), Direction::Out)?;
+        let relations = self.relations(caller, place.scope, &path, Some(&place.kind))?;
         let links = Arc::new(name_links(relations));
-        self.relations.put(place.clone(), caller.uid, links.clone());
+        self.links.put(place.clone(), caller.uid, links.clone());
         Ok(links)
     }
 
@@ -114,7 +143,7 @@ impl ControlTree {
         place: &Arc<RelationPlace>,
         name: &OsStr,
     ) -> Result<Shown> {
-        let recent = self.relations.get(place, caller.uid);
+        let recent = self.links.get(place, caller.uid);
         let find = |links: &Links| {
             links
                 .iter()
@@ -132,7 +161,7 @@ impl ControlTree {
         if relation.path.is_absolute() {
             return Ok(relation.path.as_os_str().as_bytes().to_owned());
         }
-        let scope = self.knowledge.directory_path(place.scope.dir)?;
+        let scope = self.scope_path(place.scope)?;
         // .vexfs/rel/<path>/<type>/
         let depth = 3 + place.path.components().count();
         Ok(match relation.path.strip_prefix(&scope) {
@@ -159,16 +188,20 @@ impl ControlTree {
             true => None,
             false => Some(named(name)?),
         };
-        self.knowledge.relate(
-            caller,
-            &[Telling {
-                from,
-                kind: place.kind.clone(),
-                to,
-                properties,
-            }],
-        )?;
-        self.relations.forget_all();
+        let telling = Telling {
+            from,
+            kind: place.kind.clone(),
+            to,
+            properties,
+        };
+        match place.scope.staged {
+            Some(dir) => {
+                let txn = self.txn_of(dir)?;
+                self.knowledge.inside(&txn, caller).relate(&[telling])?;
+            }
+            None => drop(self.knowledge.relate(caller, &[telling])?),
+        }
+        self.links.forget_all();
         Ok(())
     }
 
@@ -180,9 +213,17 @@ impl ControlTree {
         name: &OsStr,
     ) -> Result<()> {
         let relation = self.relation_link(caller, place, name)?;
-        self.knowledge
-            .unrelate_shown(caller, &self.file_of(place)?, &relation)?;
-        self.relations.forget_all();
+        let path = self.file_of(place)?;
+        match place.scope.staged {
+            Some(dir) => {
+                let txn = self.txn_of(dir)?;
+                self.knowledge
+                    .inside(&txn, caller)
+                    .unrelate_shown(&path, &relation)?;
+            }
+            None => drop(self.knowledge.unrelate_shown(caller, &path, &relation)?),
+        }
+        self.links.forget_all();
         Ok(())
     }
 
@@ -216,15 +257,24 @@ impl ControlTree {
         if relation.path.file_name() != Some(new_name) {
             properties.extend(named(new_name)?);
         }
-        self.knowledge
-            .retell(caller, &path, &relation, &to.kind, properties)?;
-        self.relations.forget_all();
+        match to.scope.staged {
+            Some(dir) => {
+                let txn = self.txn_of(dir)?;
+                let inside = self.knowledge.inside(&txn, caller);
+                inside.retell(&path, &relation, &to.kind, properties)?;
+            }
+            None => {
+                self.knowledge
+                    .retell(caller, &path, &relation, &to.kind, properties)?;
+            }
+        }
+        self.links.forget_all();
         Ok(())
     }
 
     /// The file whose relations a directory shows, below the root.
     fn file_of(&self, place: &RelationPlace) -> Result<PathBuf> {
-        Ok(self.knowledge.directory_path(place.scope.dir)?.join(&place.path))
+        Ok(self.scope_path(place.scope)?.join(&place.path))
     }
 
     /// What the target of a link means, below the root, or outside of the tree: where the link leads from the directory
@@ -240,7 +290,7 @@ impl ControlTree {
                 "a relation leads to a file: the target is empty".into(),
             ));
         }
-        let scope = self.knowledge.directory_path(place.scope.dir)?;
+        let scope = self.scope_path(place.scope)?;
         let stands: Vec<&OsStr> = scope
             .iter()
             .chain([OsStr::new(CONTROL), OsStr::new("rel")])

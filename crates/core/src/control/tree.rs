@@ -7,7 +7,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::children::read_options;
@@ -15,7 +15,7 @@ use super::handles::{Handle, Handles};
 use super::lists::{Lists, ResultList};
 use super::node::{Listing, Node, Nodes, Report, Scope, Source};
 use super::relations::RelationLists;
-use super::{AddEntry, ControlDirectory, saved, staged};
+use super::{AddEntry, ControlDirectory, saved};
 use crate::error::{Error, Result};
 use crate::fs::ops::{Attr, Caller, Entry, SetAttr, Timestamp};
 use crate::ids::{Ino, NodeKey};
@@ -24,7 +24,7 @@ use crate::query::answer::{Answer, name_text, path_text};
 use crate::query::options::Options;
 use crate::query::search::{Fresh, Request, What};
 use crate::store::relations::check_kind;
-use crate::txn::Desk;
+use crate::txn::Txn;
 
 pub(super) const S_IFDIR: u32 = libc::S_IFDIR;
 pub(super) const S_IFREG: u32 = libc::S_IFREG;
@@ -40,12 +40,10 @@ pub struct ControlTree {
     metrics: Box<dyn Fn() -> String + Send + Sync>,
     pub(super) nodes: Nodes,
     pub(super) lists: Lists,
-    pub(super) relations: RelationLists,
+    pub(super) links: RelationLists,
     pub(super) handles: Handles,
     born: Timestamp,
     owner: (u32, u32),
-    /// The transactions in which it also stands.
-    desk: OnceLock<Arc<Desk>>,
 }
 
 impl ControlTree {
@@ -60,28 +58,23 @@ impl ControlTree {
             metrics,
             nodes: Nodes::default(),
             lists: Lists::default(),
-            relations: RelationLists::default(),
+            links: RelationLists::default(),
             handles: Handles::default(),
             born: Timestamp::now(),
             owner,
-            desk: OnceLock::new(),
         }
     }
 
-    /// From now on it answers in the trees of these transactions too.
-    pub fn serve_transactions(&self, desk: Arc<Desk>) {
-        // There is one desk to a mount.
-        let _ = self.desk.set(desk);
-    }
-
-    fn desk(&self) -> Result<&Desk> {
-        self.desk.get().map(|desk| &**desk).ok_or(Error::Os(libc::ESTALE))
+    /// The transaction in whose tree a directory stands.
+    pub(super) fn txn_of(&self, dir: Ino) -> Result<Arc<Txn>> {
+        let txn = self.knowledge.desk().and_then(|desk| desk.of(dir));
+        txn.ok_or(Error::Os(libc::ESTALE))
     }
 
     /// Where the directory stands in which one searches.
-    fn scope_path(&self, scope: Scope) -> Result<PathBuf> {
+    pub(super) fn scope_path(&self, scope: Scope) -> Result<PathBuf> {
         match scope.staged {
-            Some(dir) => staged::path(self.desk()?, dir),
+            Some(dir) => Ok(self.txn_of(dir)?.place(dir)?.0),
             None => self.knowledge.directory_path(scope.dir),
         }
     }
@@ -497,7 +490,10 @@ impl ControlTree {
             fresh: Fresh::default(),
         };
         match listing.scope.staged {
-            Some(dir) => staged::search(&self.knowledge, self.desk()?, dir, &request),
+            Some(dir) => {
+                let txn = self.txn_of(dir)?;
+                self.knowledge.inside(&txn, caller).search(dir, &request)
+            }
             None => self.knowledge.search(&request),
         }
     }
@@ -508,7 +504,10 @@ impl ControlTree {
             Report::StatusJson => {
                 let mut status = self.knowledge.status().json();
                 // So that a program learns where in the tree it stands.
-                status["scope"] = path_text(&self.knowledge.directory_path(scope.dir)?).into();
+                status["scope"] = path_text(&self.scope_path(scope)?).into();
+                if let Some(dir) = scope.staged {
+                    status["txn"] = name_text(self.txn_of(dir)?.name()).into();
+                }
                 format!("{status}\n")
             }
             Report::Metrics | Report::Events => (self.metrics)(),

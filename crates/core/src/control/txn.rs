@@ -5,11 +5,12 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -18,6 +19,9 @@ use crate::fs::ops::{Attr, Caller, Entry, SetAttr, Timestamp};
 use crate::ids::{Ino, NodeKey};
 use crate::txn::{Desk, How, Txn, VIEW_TTL};
 use crate::{Error, Result};
+use reports::Report;
+
+mod reports;
 
 /// The name under the control directory's root.
 const NAME: &str = "txn";
@@ -33,26 +37,6 @@ const TXN_SHIFT: u32 = 8;
 
 /// Where our name comes in the listing of the root: after everything else.
 const LAST_OFFSET: u64 = i64::MAX as u64;
-
-/// A file of a transaction.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Report {
-    Status = 2,
-    Diff = 3,
-    Conflicts = 4,
-    Meaning = 5,
-    Patch = 6,
-}
-
-impl Report {
-    const ALL: [(Report, &str); 5] = [
-        (Report::Status, "status"),
-        (Report::Diff, "diff"),
-        (Report::Conflicts, "conflicts"),
-        (Report::Meaning, "meaning"),
-        (Report::Patch, "patch"),
-    ];
-}
 
 /// What one of our numbers stands for.
 enum Node {
@@ -212,47 +196,6 @@ impl TxnControl {
             Node::Report(..) => return Err(Error::Os(libc::ENOTDIR)),
         })
     }
-
-    fn render(&self, txn: &Txn, report: Report) -> Result<Vec<u8>> {
-        let mut text = String::new();
-        match report {
-            Report::Patch => return txn.patch(),
-            Report::Status => {
-                let status = txn.status(self.desk.teller())?;
-                let _ = writeln!(
-                    text,
-                    "base_generation {}\nchanged {}\ntold {}\nconflicts {}\nbytes {}\nquota {}\nstrict {}\nowner {}\nbegun {}\nexpires {}",
-                    status.base_generation,
-                    status.changed,
-                    status.told,
-                    status.conflicts,
-                    status.bytes,
-                    status.quota,
-                    u8::from(status.strict),
-                    status.owner,
-                    status.begun.secs,
-                    status.expires
-                );
-            }
-            Report::Diff => {
-                for (path, difference) in txn.differences()? {
-                    let _ = writeln!(text, "{} {}", difference.letter(), path.display());
-                }
-            }
-            Report::Meaning => {
-                for (path, distance) in txn.moved(self.desk.teller())? {
-                    let distance = distance.map_or("-    ".to_owned(), |distance| format!("{distance:.3}"));
-                    let _ = writeln!(text, "{distance} {}", path.display());
-                }
-            }
-            Report::Conflicts => {
-                for path in txn.conflicts(self.desk.teller())? {
-                    let _ = writeln!(text, "{}", path.display());
-                }
-            }
-        }
-        Ok(text.into_bytes())
-    }
 }
 
 fn is_ours(ino: Ino) -> bool {
@@ -265,6 +208,25 @@ fn txn_ino(txn: &Txn) -> Ino {
 
 fn report_ino(txn: &Txn, report: Report) -> Ino {
     Ino(OURS | (u64::from(txn.index()) + 1) << TXN_SHIFT | report as u64)
+}
+
+/// How long whoever ends a transaction waits for the kernel to forget it. It takes the kernel some microseconds for each
+/// file that was looked at in the transaction; what takes longer goes on alone.
+const FORGET_WAIT: Duration = Duration::from_millis(3);
+
+/// Tells the kernel that a transaction has ended that did not end through the mount: its directory is not there, whatever
+/// the kernel has cached.
+pub fn forget_transaction(desk: &Desk, name: &OsStr) {
+    let Some(kernel) = desk.kernel_caches() else {
+        return;
+    };
+    let (name, (done, forgotten)) = (name.to_owned(), mpsc::channel());
+    std::thread::spawn(move || {
+        kernel.entry(DIR, &name);
+        // Nobody may be waiting any more.
+        let _ = done.send(());
+    });
+    let _ = forgotten.recv_timeout(FORGET_WAIT);
 }
 
 /// Attributes of a transaction's directory.
@@ -385,7 +347,7 @@ impl ControlDirectory for TxnControl {
         let text = match known {
             Some(text) => text,
             None => {
-                let text = Arc::new(self.render(&txn, report)?);
+                let text = Arc::new(report.render(&txn, self.desk.teller())?);
                 self.texts.lock().insert(fh, text.clone());
                 text
             }

@@ -40,8 +40,8 @@ impl Stack {
         }
     }
 
-    /// A descriptor of a directory, for looking at its names.
-    pub(crate) fn open_dir(&self, ino: Ino) -> Result<OwnedFd> {
+    /// A descriptor that names an inode: a directory, for looking at its names, or anything else.
+    pub(crate) fn place_fd(&self, ino: Ino) -> Result<OwnedFd> {
         let fd = self.fd(&self.node(ino)?)?;
         Ok(rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 0)?)
     }

@@ -21,6 +21,9 @@ const ENTER_WAIT: Duration = Duration::from_secs(5);
 /// The limit of the kernel (XATTR_SIZE_MAX).
 pub(super) const VALUE_BYTES_MAX: usize = 65_536;
 
+/// The value of every tag.
+pub(super) const TAGGED: &[u8] = b"1";
+
 /// A name, taken apart.
 pub(super) enum Name<'a> {
     Vec(&'a str),
@@ -84,7 +87,7 @@ impl Knowledge {
                 let tags = self.store.read(|rows| rows.tags(file))?;
                 tags.iter()
                     .any(|known| known == tag)
-                    .then(|| b"1".to_vec())
+                    .then(|| TAGGED.to_vec())
                     .ok_or(Error::NoAttribute)
             }
             Name::Meta(key) => self
@@ -174,7 +177,14 @@ impl Knowledge {
         let targets = lines
             .map(|path| self.target_at(caller, Path::new(OsStr::from_bytes(path))))
             .collect::<Result<Vec<_>>>()?;
-        self.store.write(|tx| retarget(tx, file, kind, targets))?;
+        self.store.write(|tx| {
+            let present: Vec<_> = told(tx.rows().relations_from(file, Some(kind))?).collect();
+            let links = targets.iter().map(|to| {
+                let known = present.iter().find(|relation| relation.to == *to);
+                (to.clone(), known.and_then(|relation| relation.properties.clone()))
+            });
+            retell(tx, file, kind, links.collect())
+        })?;
         Ok(())
     }
 
@@ -262,28 +272,30 @@ impl Knowledge {
     }
 }
 
-/// Makes a file's told relations of a type lead to these targets and to no others. One that stays keeps its
-/// properties.
-pub(super) fn retarget(tx: &mut Tx<'_>, file: FileId, kind: &str, targets: Vec<Target>) -> Result<()> {
+/// Makes a file's told relations of a type lead to these targets, with these properties, and to no others.
+pub(super) fn retell(
+    tx: &mut Tx<'_>,
+    file: FileId,
+    kind: &str,
+    links: Vec<(Target, Option<String>)>,
+) -> Result<()> {
     let mut there = Vec::new();
     for relation in told(tx.rows().relations_from(file, Some(kind))?) {
-        match targets.contains(&relation.to) {
-            true => there.push(relation.to),
-            false => {
-                tx.unrelate(file, kind, &relation.to)?;
-            }
+        let link = (relation.to, relation.properties);
+        if links.contains(&link) {
+            there.push(link);
+        } else if !links.iter().any(|(to, _)| *to == link.0) {
+            tx.unrelate(file, kind, &link.0)?;
         }
     }
-    for to in targets {
-        if !there.contains(&to) {
-            tx.relate(&Relation {
-                from: file,
-                kind: kind.to_owned(),
-                to,
-                properties: None,
-                derived: false,
-            })?;
-        }
+    for (to, properties) in links.into_iter().filter(|link| !there.contains(link)) {
+        tx.relate(&Relation {
+            from: file,
+            kind: kind.to_owned(),
+            to,
+            properties,
+            derived: false,
+        })?;
     }
     Ok(())
 }

@@ -53,6 +53,23 @@ pub struct Question {
     pub rank: bool,
 }
 
+impl Question {
+    /// Refuses what has no answer.
+    pub(super) fn check(&self) -> Result<()> {
+        if !(1..=DEPTH_MAX).contains(&self.depth) || !(1..=SHOWN_MAX).contains(&self.limit) {
+            return Err(Error::Invalid(format!(
+                "a depth of 1 to {DEPTH_MAX} and a limit of 1 to {SHOWN_MAX} are expected"
+            )));
+        }
+        match self.rank && self.to.is_some() {
+            true => Err(Error::Invalid(
+                "a way to a file has no ranking: ask for one of both".into(),
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
 fn one() -> u32 {
     1
 }
@@ -91,19 +108,10 @@ impl Knowledge {
     /// Answers a question about a file's relations, as if what the caller may not read were not there.
     pub fn related(&self, caller: &Caller, question: &Question) -> Result<Found> {
         let started = Instant::now();
-        if !(1..=DEPTH_MAX).contains(&question.depth) || !(1..=SHOWN_MAX).contains(&question.limit) {
-            return Err(Error::Invalid(format!(
-                "a depth of 1 to {DEPTH_MAX} and a limit of 1 to {SHOWN_MAX} are expected"
-            )));
-        }
+        question.check()?;
         let file = self.known_file(caller, &question.path)?;
         let (mut hits, truncated) = match (&question.to, question.rank) {
-            (Some(_), true) => {
-                return Err(Error::Invalid(
-                    "a way to a file has no ranking: ask for one of both".into(),
-                ));
-            }
-            (Some(to), false) => (self.way(caller, question, file, to)?, false),
+            (Some(to), _) => (self.way(caller, question, file, to)?, false),
             (None, true) => (self.nearest(caller, question, file)?, false),
             (None, false) => self.walk(caller, question, file)?,
         };

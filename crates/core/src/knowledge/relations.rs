@@ -18,6 +18,7 @@ use crate::query::access::refusals;
 use crate::query::answer::{exact_path, path_text};
 use crate::store::file::State;
 use crate::store::relations::{Direction, Relation, Target, check_kind};
+use crate::txn::End;
 
 /// Relations of one file that are shown, in each direction. A hub of more is walked, not listed.
 pub const SHOWN_MAX: usize = 10_000;
@@ -38,6 +39,13 @@ pub struct Telling {
     pub properties: Option<Map<String, Value>>,
 }
 
+impl Telling {
+    /// Whether a relation that is shown with this path is meant.
+    pub(super) fn leads_to(&self, path: &Path) -> bool {
+        plain(&self.to).map_or(self.to == path, |to| to == path)
+    }
+}
+
 /// A relation as one end of it shows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shown {
@@ -53,20 +61,26 @@ pub struct Shown {
     pub dangling: bool,
     /// Its properties, a JSON object.
     pub properties: Option<String>,
-    /// The file at this end.
-    file: FileId,
-    /// The other end as it is stored.
-    to: Target,
+    /// Where it leads, as it is kept.
+    pub(super) to: End,
 }
 
 impl Shown {
-    fn check_told(&self) -> Result<()> {
+    pub(super) fn check_told(&self) -> Result<()> {
         match self.derived {
             false => Ok(()),
             true => Err(Error::Derived {
                 kind: self.kind.clone(),
                 to: path_text(&self.path),
             }),
+        }
+    }
+
+    /// Where it leads in the store. One that a transaction has staged is not there.
+    fn stored(&self) -> Result<&Target> {
+        match &self.to {
+            End::Stored(to) => Ok(to),
+            End::Staged(_) => Err(Error::NotFound(path_text(&self.path))),
         }
     }
 
@@ -191,8 +205,7 @@ impl Knowledge {
                 derived: relation.derived,
                 dangling,
                 properties: relation.properties,
-                file,
-                to: relation.to,
+                to: End::Stored(relation.to),
             });
         }
         self.hide_closed_places(caller, &mut shown);
@@ -318,18 +331,19 @@ impl Knowledge {
                 Some(file) => self.relations_of(caller, file, Some(&telling.kind), Direction::Out)?,
                 None => Vec::new(),
             };
-            let to = plain(&telling.to).unwrap_or_else(|_| telling.to.clone());
             // Told ones come first.
-            let relation = shown.into_iter().find(|relation| relation.path == to);
-            found.push(relation.ok_or_else(|| missing(telling))?);
+            let relation = shown
+                .into_iter()
+                .find(|relation| telling.leads_to(&relation.path));
+            found.extend(file.zip(Some(relation.ok_or_else(|| missing(telling))?)));
         }
         self.remove(&found)
     }
 
     /// Removes a relation that was shown to a caller who may write the file in which it starts.
     pub fn unrelate_shown(&self, caller: &Caller, path: &Path, relation: &Shown) -> Result<Generation> {
-        self.node_at(caller, path, true)?;
-        self.remove(std::slice::from_ref(relation))
+        let file = self.known_at(self.node_at(caller, path, true)?, path)?;
+        self.remove(&[(file, relation.clone())])
     }
 
     /// Gives a relation that was shown another type and other properties, for a caller who may write the file in which
@@ -342,34 +356,35 @@ impl Knowledge {
         kind: &str,
         properties: Map<String, Value>,
     ) -> Result<Generation> {
-        self.node_at(caller, path, true)?;
+        let from = self.known_at(self.node_at(caller, path, true)?, path)?;
         relation.check_told()?;
+        let to = relation.stored()?;
         let told = Relation {
-            from: relation.file,
+            from,
             kind: kind.to_owned(),
-            to: relation.to.clone(),
+            to: to.clone(),
             properties: (!properties.is_empty()).then(|| json!(properties).to_string()),
             derived: false,
         };
         let ((), generation) = self.store.write(|tx| {
-            tx.unrelate(relation.file, &relation.kind, &relation.to)?;
+            tx.unrelate(from, &relation.kind, to)?;
             tx.relate(&told)
         })?;
         Ok(generation)
     }
 
-    fn remove(&self, relations: &[Shown]) -> Result<Generation> {
-        relations.iter().try_for_each(Shown::check_told)?;
+    fn remove(&self, relations: &[(FileId, Shown)]) -> Result<Generation> {
+        relations.iter().try_for_each(|(_, shown)| shown.check_told())?;
         let ((), generation) = self.store.write(|tx| {
             relations
                 .iter()
-                .try_for_each(|shown| tx.unrelate(shown.file, &shown.kind, &shown.to).map(|_| ()))
+                .try_for_each(|(file, shown)| tx.unrelate(*file, &shown.kind, shown.stored()?).map(|_| ()))
         })?;
         Ok(generation)
     }
 }
 
-fn missing(telling: &Telling) -> Error {
+pub(super) fn missing(telling: &Telling) -> Error {
     Error::NotFound(format!(
         "the relation {} -> {} of {}",
         telling.kind,
@@ -378,7 +393,7 @@ fn missing(telling: &Telling) -> Error {
     ))
 }
 
-fn is_inside(path: &Path) -> bool {
+pub(super) fn is_inside(path: &Path) -> bool {
     !path.is_absolute()
 }
 

@@ -6,8 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Knowledge;
-use super::attributes::{Name, VALUE_BYTES_MAX, retarget, told};
-use super::relations::plain;
+use super::attributes::{Name, TAGGED, VALUE_BYTES_MAX, retell, told};
 use super::vector_value;
 use crate::error::{Error, Result};
 use crate::fs::ops::Caller;
@@ -16,7 +15,7 @@ use crate::semantic::embed::StaticModel;
 use crate::semantic::extract::{Limits, Outcome, Workers, extract};
 use crate::store::Tx;
 use crate::store::relations::Target;
-use crate::txn::{Teller, Work};
+use crate::txn::{End, Link, Said, Teller, View, Work};
 
 /// How long a program that says something of a file waits for what happened to its name before.
 const SETTLE_WAIT: Duration = Duration::from_secs(5);
@@ -62,21 +61,66 @@ impl Teller for Knowledge {
         }
     }
 
-    fn check(&self, caller: &Caller, name: &OsStr, value: Option<&[u8]>) -> Result<()> {
+    fn read(&self, caller: &Caller, view: &View, name: &OsStr, value: &[u8]) -> Result<Said> {
         let name = Name::read(name)?;
-        if value.is_some_and(|value| value.len() > VALUE_BYTES_MAX) {
+        if value.len() > VALUE_BYTES_MAX {
             return Err(Error::Os(libc::E2BIG));
         }
-        match (name, value) {
-            (Name::State | Name::Id | Name::Generation | Name::Hash, _) => {
-                Err(Error::NotPermitted("a read-only attribute"))
+        Ok(Said::Value(match name {
+            Name::State | Name::Id | Name::Generation | Name::Hash => {
+                return Err(Error::NotPermitted("a read-only attribute"));
             }
-            (Name::Vec(_), Some(value)) => vector_value::read(value).map(|_| ()),
-            (Name::Rel(_), Some(value)) => {
-                lines(value).try_for_each(|path| self.target_at(caller, path).map(|_| ()))
+            Name::Vec(_) => {
+                let vector = vector_value::read(value)?;
+                vector.iter().flat_map(|x| x.to_le_bytes()).collect()
+            }
+            Name::Tag(_) => TAGGED.to_vec(),
+            Name::Meta(_) => value.to_vec(),
+            Name::Rel(_) => {
+                let links = lines(value).map(|path| {
+                    Ok(Link {
+                        to: self.end_inside(caller, view, path)?,
+                        properties: None,
+                    })
+                });
+                return Ok(Said::Links(links.collect::<Result<_>>()?));
+            }
+        }))
+    }
+
+    fn may_remove(&self, name: &OsStr) -> Result<()> {
+        match Name::read(name)? {
+            Name::State | Name::Id | Name::Generation | Name::Hash => {
+                Err(Error::NotPermitted("a read-only attribute"))
             }
             _ => Ok(()),
         }
+    }
+
+    fn relation<'n>(&self, name: &'n OsStr) -> Option<&'n str> {
+        match Name::read(name) {
+            Ok(Name::Rel(kind)) => Some(kind),
+            _ => None,
+        }
+    }
+
+    fn links(&self, node: NodeKey, kind: &str) -> Result<Vec<Link>> {
+        let Some(file) = self.file_id(node)? else {
+            return Ok(Vec::new());
+        };
+        let relations = self.store.read(|rows| rows.relations_from(file, Some(kind)))?;
+        let links = told(relations).map(|relation| Link {
+            to: End::Stored(relation.to),
+            properties: relation.properties,
+        });
+        Ok(links.collect())
+    }
+
+    fn lines(&self, caller: &Caller, view: &View, links: &[Link]) -> Result<Option<Vec<u8>>> {
+        let shown = self.ends_inside(caller, view, links)?;
+        let paths: Vec<_> = shown.into_iter().flatten().map(|(path, _)| path).collect();
+        let lines: Vec<_> = paths.iter().map(|path| path.as_os_str().as_bytes()).collect();
+        Ok((!lines.is_empty()).then(|| lines.join(&b'\n')))
     }
 
     fn is_of_content(&self, name: &OsStr) -> bool {
@@ -112,15 +156,20 @@ impl Teller for Knowledge {
             (Name::Tag(tag), None) => tx.remove_tag(file, tag),
             (Name::Meta(key), Some(value)) => tx.set_metadata(file, key, value),
             (Name::Meta(key), None) => tx.remove_metadata(file, key),
-            (Name::Rel(kind), value) => {
-                let paths = lines(value.unwrap_or_default());
-                let targets = paths.map(|path| target(tx, path)).collect::<Result<_>>()?;
-                retarget(tx, file, kind, targets)
-            }
-            (Name::State | Name::Id | Name::Generation | Name::Hash, _) => {
+            (Name::Rel(_) | Name::State | Name::Id | Name::Generation | Name::Hash, _) => {
                 Err(Error::NotPermitted("a read-only attribute"))
             }
         }
+    }
+
+    fn relate(
+        &self,
+        tx: &mut Tx<'_>,
+        file: FileId,
+        kind: &str,
+        links: Vec<(Target, Option<String>)>,
+    ) -> Result<()> {
+        retell(tx, file, kind, links)
     }
 
     fn commit(&self, work: &mut Work<'_>) -> Result<Generation> {
@@ -150,17 +199,4 @@ impl Knowledge {
 fn lines(value: &[u8]) -> impl Iterator<Item = &Path> {
     let lines = value.split(|b| *b == b'\n').filter(|path| !path.is_empty());
     lines.map(|path| Path::new(OsStr::from_bytes(path)))
-}
-
-/// Where a relation leads that is told with the files: what comes into being by the same commit is found by its path
-/// once it has its name.
-fn target(tx: &Tx<'_>, path: &Path) -> Result<Target> {
-    if path.is_absolute() {
-        return Ok(Target::Path(path.to_owned()));
-    }
-    let path = plain(path)?;
-    Ok(match tx.rows().resolve(&path)? {
-        Some(file) => Target::File(file),
-        None => Target::Path(path),
-    })
 }

@@ -1,6 +1,6 @@
 //! Which files a caller may read, asked of the kernel with the caller's identity.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{Access, AtFlags};
@@ -30,24 +30,54 @@ pub(crate) fn refusals(
     paths: &[PathBuf],
     access: Access,
 ) -> Vec<Option<Errno>> {
-    let all_refused = || vec![Some(Errno::ACCESS); paths.len()];
-    let daemon = rustix::process::geteuid().as_raw();
     if paths.is_empty() || sees_all(caller) {
         return vec![None; paths.len()];
     }
+    let all_refused = || vec![Some(Errno::ACCESS); paths.len()];
+    as_caller(caller, || check(root, paths, access)).unwrap_or_else(all_refused)
+}
+
+/// Whether the kernel refuses a caller any of these accesses to inodes, by descriptors of them, and why.
+pub(crate) fn refusal_of(inodes: &[(OwnedFd, Access)], caller: &Caller) -> Option<Errno> {
+    if sees_all(caller) {
+        return None;
+    }
+    let ask = |(inode, access): &(OwnedFd, Access)| inode_access(inode.as_fd(), *access).err();
+    as_caller(caller, || inodes.iter().find_map(ask)).unwrap_or(Some(Errno::ACCESS))
+}
+
+/// faccessat2(2) of an inode itself, which `rustix` does not offer.
+fn inode_access(inode: BorrowedFd<'_>, access: Access) -> Result<(), Errno> {
+    let flags = libc::AT_EACCESS | libc::AT_EMPTY_PATH;
+    // SAFETY: the path is an empty string that lives as long as the program; the rest are numbers.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_faccessat2,
+            inode.as_raw_fd(),
+            c"".as_ptr(),
+            access.bits(),
+            flags,
+        )
+    };
+    match answer {
+        0 => Ok(()),
+        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::ACCESS)),
+    }
+}
+
+/// Asks with a caller's identity; none for a daemon that cannot take it.
+fn as_caller<T: Send>(caller: &Caller, ask: impl Fn() -> T + Sync) -> Option<T> {
+    let daemon = rustix::process::geteuid().as_raw();
     if caller.uid == daemon {
-        return check(root, paths, access);
+        return Some(ask());
     }
     if daemon != 0 {
-        return all_refused();
+        return None;
     }
     let groups = groups_of(caller.pid);
     std::thread::scope(|scope| {
-        let asked = scope.spawn(|| match become_caller(caller, &groups) {
-            true => check(root, paths, access),
-            false => all_refused(),
-        });
-        asked.join().unwrap_or_else(|_| all_refused())
+        let asked = scope.spawn(|| become_caller(caller, &groups).then(&ask));
+        asked.join().unwrap_or_default()
     })
 }
 

@@ -102,12 +102,15 @@ impl Searcher {
             }
             _ => false,
         });
-        if let What::Text(text) = &request.what
-            && request.options.mode != Mode::Rel
-        {
-            let query = parse(text)?;
+        let query = match &request.what {
+            What::Text(text) if request.options.mode != Mode::Rel => Some((parse(text)?, None)),
+            // A vector of the model's own space.
+            What::Vector { space: None, vector } => Some((Query::default(), Some(&**vector))),
+            _ => None,
+        };
+        if let Some((query, vector)) = query {
             answer.truncated |= overlay.staged.len() > STAGED_MAX;
-            let found = self.staged_hits(&query, &dir, overlay, request.options)?;
+            let found = self.staged_hits((&query, vector), &dir, overlay, request.options)?;
             if !found.is_empty() {
                 answer.hits.extend(found);
                 self.rank(&mut answer.hits, request.options.mode);
@@ -148,7 +151,7 @@ impl Searcher {
 
     fn staged_hits(
         &self,
-        query: &Query,
+        (query, vector): (&Query, Option<&[f32]>),
         dir: &Path,
         overlay: &Overlay<'_>,
         options: &Options,
@@ -158,7 +161,8 @@ impl Searcher {
             return Ok(Vec::new());
         }
         let snapshot = self.words.snapshot();
-        let asked = Asked::new(self, query, &snapshot, options.mode)?;
+        let mut asked = Asked::new(self, query, &snapshot, options.mode)?;
+        asked.vector = vector.map(<[f32]>::to_vec).or(asked.vector);
         let workers = Workers::if_declared(Limits::default());
         let mut found = Vec::new();
         let here = overlay
@@ -227,7 +231,7 @@ fn scaled(range: Option<(f32, f32)>, score: f32) -> f32 {
     }
 }
 
-fn nothing(request: &Request<'_>, generation: Generation) -> Answer {
+pub(crate) fn nothing(request: &Request<'_>, generation: Generation) -> Answer {
     let query = match &request.what {
         What::Text(text) => (*text).to_owned(),
         _ => String::new(),

@@ -253,13 +253,7 @@ impl Searcher {
         if let Some(path) = like {
             let base = scope.and_then(|scope| self.store.mirror().path(scope));
             let file = self.readable_file(request.caller, &base.unwrap_or_default().join(path))?;
-            let vector = match &space {
-                Some(space) => self
-                    .store
-                    .read(|rows| rows.vector(file, space))?
-                    .map(|told| told.value),
-                None => self.centroid(&model, file)?,
-            };
+            let vector = self.meaning_of(file, space.as_deref())?;
             return Ok(Asked {
                 model,
                 vector,
@@ -306,6 +300,18 @@ impl Searcher {
         match readable(self.root.as_fd(), caller, &[path.to_owned()])[..] {
             [true] => Ok(file),
             _ => Err(missing()),
+        }
+    }
+
+    /// What a file is about, in a space or in that of passages; none when nothing is known of it there.
+    pub(crate) fn meaning_of(&self, file: FileId, space: Option<&str>) -> Result<Option<Vec<f32>>> {
+        let model = self.model.load_full();
+        match space.filter(|space| *space != model.embedder.id()) {
+            Some(space) => {
+                let told = self.store.read(|rows| rows.vector(file, space))?;
+                Ok(told.map(|told| told.value))
+            }
+            None => self.centroid(&model, file),
         }
     }
 

@@ -370,7 +370,7 @@ pub fn check_kind(kind: &str) -> Result<()> {
     }
 }
 
-fn check_properties(properties: &str) -> Result<()> {
+pub(crate) fn check_properties(properties: &str) -> Result<()> {
     let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(properties)
         .map_err(|error| Error::Invalid(format!("properties of a relation are a JSON object: {error}")))?;
     match object

@@ -23,7 +23,7 @@ use super::rebase::{How, rebase};
 use super::settle::die_at_point;
 use super::settle::{COMMIT, is_applied, mark_applied, open_dir, places, settle, staged_bytes};
 use super::step::{Places, What, decode, encode};
-use super::told::Teller;
+use super::teller::Teller;
 use super::transaction::Txn;
 use super::view::{NUMBER_BITS, View};
 use crate::fs::ops::{Caller, Timestamp};

@@ -32,6 +32,15 @@ impl Txn {
         Ok((self.view.path(dir.0), self.view.base_key(dir)))
     }
 
+    /// The size of a regular file with content of its own; none of any other.
+    pub fn staged_size(&self, file: Ino) -> Result<Option<u64>> {
+        let node = self.view.node(file)?;
+        match node.copied && node.kind == libc::S_IFREG {
+            true => Ok(Some(self.view.getattr(file, None)?.size)),
+            false => Ok(None),
+        }
+    }
+
     /// The content of one of its files.
     pub fn content(&self, file: Ino, size: u64) -> Result<Vec<u8>> {
         let upper = self.view.node(file)?.upper.ok_or(Error::Os(libc::ESTALE))?;

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use super::plan::changed_files;
-use super::told::Teller;
+use super::teller::Teller;
 use super::view::before::read;
 use super::view::{Node, View};
 use crate::ids::Ino;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use super::conflict::{Found, conflicts, present, set_directories};
 use super::diff::merge;
 use super::git::is_binary;
-use super::told::Teller;
+use super::teller::Teller;
 use super::view::before::read;
 use super::view::{Base, View};
 use crate::fs::Reopen;

@@ -7,9 +7,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use super::links::Link;
+use super::teller::Teller;
 use super::view::{Node, View};
 use crate::fs::ops::Caller;
-use crate::ids::{FileId, Generation, Ino, NodeKey};
+use crate::ids::{FileId, Ino, NodeKey};
 use crate::semantic::scan::tree::Tree;
 use crate::store::Tx;
 use crate::store::file::{Facts, ROOT};
@@ -17,28 +19,13 @@ use crate::store::mirror::Name;
 use crate::store::naming::{Trust, Want};
 use crate::{Error, Result};
 
-/// Writes rows, and says what was told of which file.
-pub type Work<'w> = dyn FnMut(&mut Tx<'_>) -> Result<Vec<(FileId, OsString)>> + 'w;
-
-/// Knows what the attributes mean.
-pub trait Teller: Send + Sync {
-    /// The present value of an attribute of a base file as a caller sees it, `None` if it has none.
-    fn shown(&self, caller: &Caller, node: NodeKey, name: &OsStr) -> Result<Option<Vec<u8>>>;
-    /// Waits until a base file is known under the name at which it stands in `dir`. What is said of a name that was
-    /// given to another file only just now is still said of the one before.
-    fn settle(&self, node: NodeKey, dir: NodeKey, name: &OsStr);
-    /// What is compared to see whether somebody else has set it: the same whoever asks.
-    fn version(&self, node: NodeKey, name: &OsStr) -> Result<Option<Vec<u8>>>;
-    /// Whether a caller can set it to this value, or remove it.
-    fn check(&self, caller: &Caller, name: &OsStr, value: Option<&[u8]>) -> Result<()>;
-    /// Whether it was made for the content that the file has.
-    fn is_of_content(&self, name: &OsStr) -> bool;
-    /// What a file of this name and content is about, as a vector of unit length; `None` if it has no text.
-    fn meaning(&self, name: &OsStr, content: &[u8]) -> Result<Option<Vec<f32>>>;
-    /// Sets or removes it in a transaction of the store.
-    fn tell(&self, tx: &mut Tx<'_>, file: FileId, name: &OsStr, value: Option<&[u8]>) -> Result<()>;
-    /// Commits what `work` writes, which lists the files and attributes that it told; what is derived from them follows.
-    fn commit(&self, work: &mut Work<'_>) -> Result<Generation>;
+/// What was said of a file under the name of an attribute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// A value, as it is shown.
+    Value(Vec<u8>),
+    /// Where its relations of a type lead.
+    Links(Vec<Link>),
 }
 
 /// An attribute that was set or removed in a transaction.
@@ -46,7 +33,19 @@ pub trait Teller: Send + Sync {
 pub(super) struct Told {
     /// What the base file had when it was set first.
     before: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
+    pub(super) value: Option<Said>,
+}
+
+impl Told {
+    /// Whether somebody else has come to the same.
+    fn is(&self, present: Option<&[u8]>) -> bool {
+        match &self.value {
+            None => present.is_none(),
+            Some(Said::Value(value)) => present == Some(value),
+            // Versions of relations are not what was said: they name files that may be known to one side only.
+            Some(Said::Links(_)) => false,
+        }
+    }
 }
 
 /// Attributes by node and name.
@@ -61,9 +60,15 @@ impl View {
         ino: Ino,
         name: &OsStr,
     ) -> Result<Option<Vec<u8>>> {
+        if teller.relation(name).is_some() {
+            return teller.lines(caller, self, &self.links(teller, ino, name)?);
+        }
         let key = (ino.0, name.to_owned());
         if let Some(told) = self.state.lock().told.get(&key) {
-            return Ok(told.value.clone());
+            return Ok(match &told.value {
+                Some(Said::Value(value)) => Some(value.clone()),
+                _ => None,
+            });
         }
         match self.base_key(ino) {
             Some(node) => teller.shown(caller, node, name),
@@ -71,7 +76,7 @@ impl View {
         }
     }
 
-    /// Sets an attribute, or removes it.
+    /// Sets an attribute, or removes it. Relations that stay keep their properties.
     pub fn tell(
         &self,
         teller: &dyn Teller,
@@ -80,18 +85,31 @@ impl View {
         name: &OsStr,
         value: Option<&[u8]>,
     ) -> Result<()> {
-        teller.check(caller, name, value)?;
-        if value.is_none() && self.told(teller, caller, ino, name)?.is_none() {
-            return Err(Error::NoAttribute);
-        }
-        let before = match self.base_key(ino) {
-            Some(node) => {
-                self.settle(teller, ino, node)?;
-                teller.version(node, name)?
+        let said = match value {
+            Some(value) => Some(teller.read(caller, self, name, value)?),
+            None => {
+                teller.may_remove(name)?;
+                if self.told(teller, caller, ino, name)?.is_none() {
+                    return Err(Error::NoAttribute);
+                }
+                None
             }
-            None => None,
         };
-        let value = value.map(<[u8]>::to_vec);
+        if teller.relation(name).is_some() {
+            let wanted = match said {
+                Some(Said::Links(links)) => links,
+                _ => Vec::new(),
+            };
+            return self.relink(teller, ino, name, |links| {
+                let present = std::mem::replace(links, wanted);
+                for link in links.iter_mut() {
+                    let same = present.iter().find(|known| known.to == link.to);
+                    link.properties = same.and_then(|known| known.properties.clone());
+                }
+                Ok(())
+            });
+        }
+        let before = self.version_before(teller, ino, name)?;
         let _still = self.still()?;
         if teller.is_of_content(name) {
             // Other content would not be what it was made for.
@@ -100,6 +118,42 @@ impl View {
                 self.touch(Ino(node.parent), &node.name)?;
             }
         }
+        self.stage_told(ino, name, before, said)
+    }
+
+    /// The names of attributes that were set or removed of a node, and whether it has them now.
+    pub fn told_names(&self, ino: Ino) -> Vec<(OsString, bool)> {
+        let state = self.state.lock();
+        let told = state.told.range((ino.0, OsString::new())..);
+        let told = told.take_while(|((number, _), _)| *number == ino.0);
+        told.map(|((_, name), told)| (name.clone(), told.value.is_some()))
+            .collect()
+    }
+
+    /// What somebody else has said of a base file by now, once its name is known.
+    pub(super) fn version_before(
+        &self,
+        teller: &dyn Teller,
+        ino: Ino,
+        name: &OsStr,
+    ) -> Result<Option<Vec<u8>>> {
+        match self.base_key(ino) {
+            Some(node) => {
+                self.settle(teller, ino, node)?;
+                teller.version(node, name)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Notes what was said, and what had been said before the first time. The caller holds the view still.
+    pub(super) fn stage_told(
+        &self,
+        ino: Ino,
+        name: &OsStr,
+        before: Option<Vec<u8>>,
+        value: Option<Said>,
+    ) -> Result<()> {
         let mut state = self.state.lock();
         let node = state.nodes.get_mut(&ino.0).ok_or(Error::Os(libc::ESTALE))?;
         node.told = true;
@@ -154,7 +208,7 @@ impl View {
                 continue;
             };
             let present = teller.version(node, &name)?;
-            if present != told.before && (all || present == told.value) {
+            if present != told.before && (all || told.is(present.as_deref())) {
                 let mut state = self.state.lock();
                 if let Some(told) = state.told.get_mut(&(number, name)) {
                     told.before = present;
@@ -183,12 +237,21 @@ impl View {
         let told = self.state.lock().told.clone();
         let mut written = Vec::with_capacity(told.len());
         for ((number, name), told) in told {
-            let node = self.node(Ino(number))?;
-            if node.gone {
+            if !self.is_there(Ino(number)) {
                 continue;
             }
+            let node = self.node(Ino(number))?;
             let file = self.file_of(tx, number)?;
-            teller.tell(tx, file, &name, told.value.as_deref())?;
+            match (teller.relation(&name), &told.value) {
+                (Some(kind), Some(Said::Links(links))) => {
+                    let links = self.settle_links(tx, links)?;
+                    teller.relate(tx, file, kind, links)?;
+                }
+                (_, Some(Said::Value(value))) => teller.tell(tx, file, &name, Some(value))?,
+                // It was set and removed again.
+                (_, _) if told.before.is_none() => {}
+                (_, _) => teller.tell(tx, file, &name, None)?,
+            }
             if node.copied {
                 // They were set for the content that comes with them, whose hash is not known yet.
                 tx.unbind_vectors(file)?;
@@ -222,7 +285,7 @@ impl View {
 
     /// The file that a node is. One that the catalog has not heard of yet is entered, with the folders above: a base
     /// file where the base has it, a new one where it is staged.
-    fn file_of(&self, tx: &mut Tx<'_>, number: u64) -> Result<FileId> {
+    pub(super) fn file_of(&self, tx: &mut Tx<'_>, number: u64) -> Result<FileId> {
         if number == self.root().0 {
             return Ok(ROOT);
         }
@@ -235,7 +298,7 @@ impl View {
                 }
                 let (parent, name) = node.origin.clone().unwrap_or((node.parent, node.name.clone()));
                 let above = self.node(Ino(parent))?.lower.ok_or(Error::Os(libc::ESTALE))?;
-                let facts = facts(&self.lower.open_dir(above)?, &name)?;
+                let facts = facts(&self.lower.place_fd(above)?, &name)?;
                 (parent, name, facts)
             }
             None => (node.parent, node.name.clone(), self.staged_facts(&node)?),
@@ -251,7 +314,7 @@ impl View {
     /// The facts of a staged inode where it stands in the stage.
     fn staged_facts(&self, node: &Node) -> Result<Option<Facts>> {
         match self.node(Ino(node.parent))?.upper {
-            Some(above) => facts(&self.upper.open_dir(above)?, &node.name),
+            Some(above) => facts(&self.upper.place_fd(above)?, &node.name),
             None => Ok(None),
         }
     }

@@ -11,10 +11,10 @@ use super::conflict::conflicts;
 use super::meaning::moved;
 use super::patch::patch;
 use super::plan;
-use super::told::Teller;
+use super::teller::Teller;
 use super::view::View;
 use crate::Result;
-use crate::fs::ops::Timestamp;
+use crate::fs::ops::{Caller, Timestamp};
 use crate::ids::Generation;
 
 /// An open transaction.
@@ -90,6 +90,19 @@ impl Txn {
     /// Gives its directory other permission bits.
     pub fn share(&self, mode: u32) {
         self.mode.store(mode & 0o777, Ordering::Relaxed);
+    }
+
+    /// Whether its directory lets a caller in, as the kernel would say at its door.
+    pub fn admits(&self, caller: &Caller) -> bool {
+        let bit = match (
+            caller.uid == self.owner,
+            caller.gid == rustix::process::getegid().as_raw(),
+        ) {
+            (true, _) => 0o100,
+            (_, true) => 0o010,
+            _ => 0o001,
+        };
+        caller.uid == 0 || self.mode() & bit != 0
     }
 
     /// When it ends, in seconds since the epoch.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::State;
 use axum::response::Response;
 use axum::routing::post;
 use serde::Deserialize;
@@ -13,7 +12,8 @@ use vexfs_core::knowledge::Knowledge;
 use vexfs_core::knowledge::related::Question;
 use vexfs_core::knowledge::relations::Telling;
 
-use super::{From, Shared, read, verb};
+use super::inside::Tree;
+use super::{From, read, verb};
 
 pub(super) fn routes() -> Router<Arc<Knowledge>> {
     Router::new()
@@ -28,26 +28,38 @@ struct Body {
     relations: Vec<Telling>,
 }
 
-async fn relate(State(knowledge): Shared, from: From, body: Bytes) -> Response {
+async fn relate(tree: Tree, from: From, body: Bytes) -> Response {
     verb(from, move |caller| {
-        let body: Body = read(&body)?;
-        Ok(json!({ "generation": knowledge.relate(caller, &body.relations)?.0 }))
+        let told = read::<Body>(&body)?.relations;
+        if let Some(txn) = tree.txn(caller)? {
+            tree.knowledge().inside(&txn, caller).relate(&told)?;
+            return Ok(json!({}));
+        }
+        Ok(json!({ "generation": tree.knowledge().relate(caller, &told)?.0 }))
     })
     .await
 }
 
-async fn unrelate(State(knowledge): Shared, from: From, body: Bytes) -> Response {
+async fn unrelate(tree: Tree, from: From, body: Bytes) -> Response {
     verb(from, move |caller| {
-        let body: Body = read(&body)?;
-        Ok(json!({ "generation": knowledge.unrelate(caller, &body.relations)?.0 }))
+        let told = read::<Body>(&body)?.relations;
+        if let Some(txn) = tree.txn(caller)? {
+            tree.knowledge().inside(&txn, caller).unrelate(&told)?;
+            return Ok(json!({}));
+        }
+        Ok(json!({ "generation": tree.knowledge().unrelate(caller, &told)?.0 }))
     })
     .await
 }
 
-async fn related(State(knowledge): Shared, from: From, body: Bytes) -> Response {
+async fn related(tree: Tree, from: From, body: Bytes) -> Response {
     verb(from, move |caller| {
         let question: Question = read(&body)?;
-        Ok(knowledge.related(caller, &question)?.json(&question.path))
+        let found = match tree.txn(caller)? {
+            Some(txn) => tree.knowledge().inside(&txn, caller).related(&question)?,
+            None => tree.knowledge().related(caller, &question)?,
+        };
+        Ok(found.json(&question.path))
     })
     .await
 }

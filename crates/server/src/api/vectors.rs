@@ -12,14 +12,19 @@ use serde_json::json;
 use vexfs_core::knowledge::Knowledge;
 use vexfs_core::knowledge::vectors::{FileVector, PAGE_MAX};
 
+use super::inside::Tree;
 use super::{From, Shared, read, verb};
 
 pub(super) fn routes() -> Router<Arc<Knowledge>> {
     Router::new()
         .route("/v1/spaces", get(list).post(create).delete(drop_space))
         .route("/v1/spaces/migrate", post(migrate))
-        .route("/v1/vectors/import", post(import))
         .route("/v1/vectors/export", post(export))
+}
+
+/// What can be asked of a transaction too.
+pub(super) fn routes_inside() -> Router<Arc<Knowledge>> {
+    Router::new().route("/v1/vectors/import", post(import))
 }
 
 async fn list(State(knowledge): Shared, from: From) -> Response {
@@ -81,11 +86,16 @@ struct ImportBody {
     vectors: Vec<FileVector>,
 }
 
-async fn import(State(knowledge): Shared, from: From, body: Bytes) -> Response {
+async fn import(tree: Tree, from: From, body: Bytes) -> Response {
     verb(from, move |caller| {
-        let body: ImportBody = read(&body)?;
-        let generation = knowledge.vectors_set(caller, &body.space, &body.vectors)?;
-        Ok(json!({ "set": body.vectors.len(), "generation": generation.0 }))
+        let ImportBody { space, vectors } = read(&body)?;
+        if let Some(txn) = tree.txn(caller)? {
+            let inside = tree.knowledge().inside(&txn, caller);
+            inside.vectors_set(&space, &vectors)?;
+            return Ok(json!({ "set": vectors.len() }));
+        }
+        let generation = tree.knowledge().vectors_set(caller, &space, &vectors)?;
+        Ok(json!({ "set": vectors.len(), "generation": generation.0 }))
     })
     .await
 }

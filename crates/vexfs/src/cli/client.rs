@@ -15,12 +15,22 @@ const ANSWER_BYTES_MAX: u64 = 256 << 20;
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     socket: PathBuf,
+    /// The transaction whose tree is asked about.
+    txn: Option<String>,
 }
 
 impl Client {
     /// A client of the daemon behind this socket.
     pub(crate) fn new(socket: PathBuf) -> Client {
-        Client { socket }
+        Client { socket, txn: None }
+    }
+
+    /// The same, asking about the tree of a transaction.
+    pub(crate) fn inside(self, txn: String) -> Client {
+        Client {
+            txn: Some(txn),
+            ..self
+        }
     }
 
     /// Sends a JSON body, gets JSON back.
@@ -58,8 +68,12 @@ impl Client {
 
     fn exchange(&self, method: &str, path: &str, body: &[u8]) -> std::io::Result<(u16, Vec<u8>)> {
         let mut stream = UnixStream::connect(&self.socket)?;
+        let txn = self.txn.as_ref();
+        let txn = txn.map_or(String::new(), |txn| {
+            format!("X-Vexfs-Txn: {}\r\n", percent(txn.as_bytes()))
+        });
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: vexfs\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: vexfs\r\nConnection: close\r\nContent-Type: application/json\r\n{txn}Content-Length: {}\r\n\r\n",
             body.len()
         );
         // In one piece: a server that answers without reading the body would cut the connection off before it came.

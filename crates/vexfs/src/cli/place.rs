@@ -157,8 +157,12 @@ fn in_mount(path: &Path) -> Result<Option<Found>, Failure> {
     let root = dir.ancestors().nth(below_root.components().count());
     let root = root.unwrap_or(dir).to_owned();
     below_root.extend(name);
+    let client = Client::new(socket.into());
     Ok(Some(Found {
-        client: Client::new(socket.into()),
+        client: match status["txn"].as_str() {
+            Some(txn) => client.inside(txn.to_owned()),
+            None => client,
+        },
         below_root,
         root,
         _unmounted: None,

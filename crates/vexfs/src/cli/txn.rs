@@ -9,7 +9,9 @@ use clap::{Args, Subcommand};
 use rustix::fs::XattrFlags;
 use vexfs_core::store::dir::CTLNAME_DEFAULT;
 
-use super::failure::{CONFLICT, Failure};
+use super::client::percent;
+use super::failure::{CONFLICT, Failure, NO_DAEMON};
+use super::place::At;
 
 /// Change many files together or not at all
 #[derive(Subcommand, Debug)]
@@ -220,9 +222,18 @@ impl Desk {
         fs::rename(&path, to).map_err(|e| Failure::from_io(&e, &path))
     }
 
+    /// Gives everything up. By rmdir(2) the kernel would forget all that was looked at in the transaction, some microseconds
+    /// a file, before it returns; asked by its socket, the daemon has the kernel do so afterwards.
     pub(super) fn abort(&self, name: &str) -> Result<(), Failure> {
         let path = self.path(name)?;
-        fs::remove_dir(&path).map_err(|e| Failure::from_io(&e, &path))
+        let route = format!("/v1/txn/{}", percent(name.as_bytes()));
+        let found = At::default().find(&self.root);
+        match found.and_then(|found| found.client.bytes("DELETE", &route, b"")) {
+            Err(failure) if failure.code == NO_DAEMON => {
+                fs::remove_dir(&path).map_err(|e| Failure::from_io(&e, &path))
+            }
+            other => other.map(|_| ()),
+        }
     }
 
     fn report(&self, name: &str, report: &str) -> Result<Vec<u8>, Failure> {

@@ -6,63 +6,17 @@ use super::*;
 use crate::fs::change::{Change, ChangeSink};
 use crate::fs::ops::{Entry, SetAttr};
 use crate::fs::{Reopen, StackOptions};
-use crate::ids::{FileId, NodeKey};
-use crate::store::Tx;
-use crate::txn::Work;
+use crate::ids::NodeKey;
+
+use tags::Tags;
+
+mod tags;
 
 struct Nobody;
 
 impl ChangeSink for Nobody {
     fn maybe_changed(&self, _node: NodeKey) {}
     fn changed(&self, _change: Change) {}
-}
-
-/// Tags are all that can be told.
-struct Tags(Arc<Store>);
-
-impl Teller for Tags {
-    fn shown(&self, _caller: &Caller, node: NodeKey, name: &OsStr) -> Result<Option<Vec<u8>>> {
-        self.version(node, name)
-    }
-
-    fn meaning(&self, _name: &OsStr, _content: &[u8]) -> Result<Option<Vec<f32>>> {
-        Ok(None)
-    }
-
-    fn settle(&self, _node: NodeKey, _dir: NodeKey, _name: &OsStr) {}
-
-    fn is_of_content(&self, _name: &OsStr) -> bool {
-        false
-    }
-
-    fn version(&self, node: NodeKey, name: &OsStr) -> Result<Option<Vec<u8>>> {
-        let tagged = self.0.read(|rows| {
-            let row = rows.file_of(node)?;
-            let tags = row.map(|row| rows.tags(row.id)).transpose()?;
-            Ok(tags.is_some_and(|tags| tags.iter().any(|tag| name == tag.as_str())))
-        })?;
-        Ok(tagged.then(Vec::new))
-    }
-
-    fn check(&self, _caller: &Caller, name: &OsStr, _value: Option<&[u8]>) -> Result<()> {
-        if name.is_empty() {
-            Err(Error::NoAttribute)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn tell(&self, tx: &mut Tx<'_>, file: FileId, name: &OsStr, value: Option<&[u8]>) -> Result<()> {
-        let tag = name.to_str().unwrap();
-        match value {
-            Some(_) => tx.add_tag(file, tag),
-            None => tx.remove_tag(file, tag),
-        }
-    }
-
-    fn commit(&self, work: &mut Work<'_>) -> Result<Generation> {
-        Ok(self.0.write(|tx| work(tx).map(|_| ()))?.1)
-    }
 }
 
 /// A tree with a desk over it.
@@ -488,7 +442,13 @@ fn what_is_told_is_committed_with_the_files_or_not_at_all() {
     Program(&txn).mkdir("d").unwrap();
     Program(&txn).write("d/new", "new").unwrap();
     tell(&txn, "d/new", Some(b"")).unwrap();
+    // What was told of a file that goes again goes with it.
+    Program(&txn).write("d/gone", "gone").unwrap();
+    tell(&txn, "d/gone", Some(b"")).unwrap();
+    Program(&txn).unlink("d/gone").unwrap();
     tell(&txn, "a", Some(b"")).unwrap();
+    tell(&txn, "d", Some(b"")).unwrap();
+    tell(&txn, "d", None).unwrap();
     assert!(matches!(tell(&txn, "d", None), Err(Error::NoAttribute)));
     let ino = Program(&txn).entry("a").unwrap().attr.ino;
     assert!(

@@ -1,6 +1,7 @@
 //! Attributes of the view: read from the layer that serves a node, changed in the stage.
 
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 
 use super::{Layer, View};
 use crate::fs::ops::{Attr, Caller, SetAttr, Space};
@@ -8,6 +9,12 @@ use crate::ids::Ino;
 use crate::{Error, Result};
 
 impl View {
+    /// A descriptor that names the inode whose attributes a node shows, and nothing more.
+    pub(crate) fn place_fd(&self, ino: Ino) -> Result<OwnedFd> {
+        let (layer, inode) = self.serving(&self.node(ino)?);
+        self.stack(layer).place_fd(inode)
+    }
+
     /// Attributes, through an open file if there is one.
     pub fn getattr(&self, ino: Ino, fh: Option<u64>) -> Result<Attr> {
         let (layer, inner) = self.serving(&self.node(ino)?);
