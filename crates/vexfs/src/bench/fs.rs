@@ -62,6 +62,7 @@ pub(super) fn measure(run: &Run) -> Result<Measured> {
             .extend(tables(regime, threads, &systems, &results));
         if regime == Regime::Pinned {
             measured.metrics = metrics(&results);
+            measured.metrics.push(cached(&work, &backing)?);
         }
         raw.extend(raw_rows(regime, threads, &results));
     }
@@ -256,13 +257,20 @@ fn metrics(results: &Results) -> Vec<Metric> {
     }
     metrics.extend(rate(FUSE_OPS, &[Phase::StatCold], bare, vexfs));
     metrics.extend(rate("fs.daemon_mix_ops", &REACHING, bare, vexfs));
-    metrics.extend(rate(
-        CACHED_OPS,
-        &[Phase::StatWarm, Phase::ListLongWarm],
-        bare,
-        vexfs,
-    ));
     metrics
+}
+
+/// Stats a second that the kernel answers alone, with a client for each CPU.
+fn cached(work: &Work, backing: &Backing) -> anyhow::Result<Metric> {
+    let clients = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let bare = workload::run_cached(System::Bare, clients, work, backing).context("cached stats, bare")?;
+    let vexfs = workload::run_cached(System::Vexfs, clients, work, backing).context("cached stats, vexfs")?;
+    let per_second = |summary: &Summary| 1e6 / summary.mean_us;
+    Ok(
+        Metric::higher(CACHED_OPS, "ops/s", per_second(&vexfs), vexfs.noise)
+            .against(NATIVE, per_second(&bare))
+            .workload(format!("stat_warm, {clients} threads together, not pinned")),
+    )
 }
 
 /// Operations a second over some phases, as many of each, from their medians.

@@ -26,29 +26,28 @@ pub(in crate::kernel) fn hamming(a: &[u8], b: &[u8]) -> u32 {
 /// 32 bits before 256 additions could overflow them.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq")]
 pub(in crate::kernel) fn lut_block(luts: &[u8], codes: &[u8], out: &mut [u32; 32]) {
-    let low = _mm512_set1_epi8(15);
     let n = luts.len().min(codes.len()) / 16 * 16;
     let mut total = [_mm512_setzero_si512(); 2];
     let mut i = 0;
     while i < n {
         let end = n.min(i + 64 * 256);
         let mut acc = [_mm512_setzero_si512(); 4];
-        while i < end {
-            let m = mask64(end - i);
-            // SAFETY: the mask selects only bytes before n, which both slices have.
-            let (lut, code) = unsafe {
-                (
-                    load_i8(m, luts.as_ptr().add(i).cast()),
-                    load_i8(m, codes.as_ptr().add(i).cast()),
+        while i + 64 <= end {
+            // SAFETY: 64 bytes before n, which both slices have.
+            unsafe { look_up(&mut acc, u64::MAX, luts.as_ptr().add(i), codes.as_ptr().add(i)) };
+            i += 64;
+        }
+        if i < end {
+            // SAFETY: the mask selects only bytes before n.
+            unsafe {
+                look_up(
+                    &mut acc,
+                    mask64(end - i),
+                    luts.as_ptr().add(i),
+                    codes.as_ptr().add(i),
                 )
             };
-            let first = _mm512_shuffle_epi8(lut, _mm512_and_si512(code, low));
-            let second = _mm512_shuffle_epi8(lut, _mm512_and_si512(_mm512_srli_epi16::<4>(code), low));
-            acc[0] = _mm512_add_epi16(acc[0], first);
-            acc[1] = _mm512_add_epi16(acc[1], _mm512_srli_epi16::<8>(first));
-            acc[2] = _mm512_add_epi16(acc[2], second);
-            acc[3] = _mm512_add_epi16(acc[3], _mm512_srli_epi16::<8>(second));
-            i += 64;
+            i = end;
         }
         for half in 0..2 {
             let odd = acc[2 * half + 1];
@@ -61,6 +60,24 @@ pub(in crate::kernel) fn lut_block(luts: &[u8], codes: &[u8], out: &mut [u32; 32
         _mm512_storeu_si512(out.as_mut_ptr().cast(), total[0]);
         _mm512_storeu_si512(out.as_mut_ptr().add(16).cast(), total[1]);
     }
+}
+
+/// Adds what the tables of four groups say of 32 codes.
+///
+/// # Safety
+/// The bytes of `luts` and `codes` selected by `m` are readable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq")]
+unsafe fn look_up(acc: &mut [__m512i; 4], m: u64, luts: *const u8, codes: *const u8) {
+    let low = _mm512_set1_epi8(15);
+    // SAFETY: the caller vouches for the selected bytes.
+    let (lut, code) = unsafe { (load_i8(m, luts.cast()), load_i8(m, codes.cast())) };
+    let first = _mm512_shuffle_epi8(lut, _mm512_and_si512(code, low));
+    let second = _mm512_shuffle_epi8(lut, _mm512_and_si512(_mm512_srli_epi16::<4>(code), low));
+    acc[0] = _mm512_add_epi16(acc[0], first);
+    acc[1] = _mm512_add_epi16(acc[1], _mm512_srli_epi16::<8>(first));
+    acc[2] = _mm512_add_epi16(acc[2], second);
+    acc[3] = _mm512_add_epi16(acc[3], _mm512_srli_epi16::<8>(second));
 }
 
 /// Adds the four lanes of 16-bit sums for the even and the odd bytes; the result has the sixteen sums in order.
