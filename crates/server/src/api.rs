@@ -147,11 +147,21 @@ async fn status(State(knowledge): Shared, from: From) -> Response {
 struct WaitBody {
     #[serde(default)]
     wait_ms: u64,
+    /// Whether files that are open for writing are to be searchable as far as they are written.
+    #[serde(default = "yes")]
+    writers: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 async fn wait(State(knowledge): Shared, from: From, body: Bytes) -> Response {
     verb(from, move |_| {
         let body: WaitBody = read(&body)?;
+        if body.writers {
+            knowledge.look_at_writers();
+        }
         let idle = knowledge.wait_idle(Duration::from_millis(body.wait_ms));
         let mut status = knowledge.status().json();
         status["idle"] = json!(idle);

@@ -116,11 +116,12 @@ fn start(
     };
     let adapter = compose(place, options, search.as_ref().map(|search| (search, store)))?;
     let kernel_cache = adapter.kernel_cache();
-    let session = Session::start(adapter, mount()?, options, ended)?;
-    kernel_cache.connect(session.notifier());
+    // Before anybody can ask: nothing is called fresh that was not looked at.
     if let Some(search) = &search {
         search.knowledge().scan_in_background()?;
     }
+    let session = Session::start(adapter, mount()?, options, ended)?;
+    kernel_cache.connect(session.notifier());
     Ok((session, search))
 }
 

@@ -224,7 +224,7 @@ fn kill(mount: &Mounted) {
 #[test]
 fn a_daemon_killed_while_it_indexes_comes_back_with_every_vector_and_the_same_index() {
     let kills = std::env::var("VEXFS_KILLS").map_or(KILLS, |text| text.parse().unwrap());
-    let mount = Mounted::with_patience(&[], &[], Duration::from_secs(60 + 10 * kills as u64));
+    let mount = Mounted::with_patience(&[], &[], Duration::from_secs(600 + 10 * kills as u64));
     let mut acknowledged: Vec<(String, [f32; 3])> = Vec::new();
     for round in 0..kills {
         for i in 0..30 {

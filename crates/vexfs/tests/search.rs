@@ -4,6 +4,7 @@
 
 mod mounted;
 
+use std::io::Write;
 use std::process::Command;
 
 use mounted::{Mounted, stdout, vexfs};
@@ -211,6 +212,51 @@ fn the_command_line_answers_in_forms_for_people_and_programs() {
     check(&["index", "why", &format!("{path}/tax.txt")], 0);
     let ask = stdout(&vexfs(&["ask", "how often is the chain cleaned", path]));
     assert!(ask.contains("bikes/chain.md:"), "{ask}");
+}
+
+#[test]
+fn what_is_written_is_pending_before_it_is_closed_and_found_by_who_waits() {
+    for options in [&[][..], &["-o", "passthrough=off"]] {
+        let mount = Mounted::with(&NOTES, options);
+        mount.settle();
+        let path = mount.path();
+        let path = path.to_str().unwrap();
+        let pending = || {
+            let answer = stdout(&vexfs(&["search", "--json", "ferry", path]));
+            let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+            answer["pending"].as_u64().unwrap()
+        };
+        assert_eq!(pending(), 0);
+        let mut open = std::fs::File::options()
+            .append(true)
+            .open(mount.join("tax.txt"))
+            .unwrap();
+        open.write_all(b"The ferry to the island leaves at noon.\n")
+            .unwrap();
+        assert!(pending() > 0);
+        assert!(
+            mount
+                .ls(".vexfs/search/\"ferry to the island\"")
+                .iter()
+                .all(|name| name == "results.jsonl")
+        );
+        let output = vexfs(&[
+            "search",
+            "--wait=60",
+            "--require-fresh",
+            "\"ferry to the island\"",
+            path,
+        ]);
+        assert_eq!(
+            stdout(&output).lines().next(),
+            Some(&*format!("{path}/tax.txt")),
+            "{output:?}"
+        );
+        assert_eq!(pending(), 0);
+        open.write_all(b"A quartz clock needs a new battery.\n").unwrap();
+        mount.settle();
+        assert_eq!(first(&mount.ls(".vexfs/search/\"quartz clock\"/")), "tax.txt");
+    }
 }
 
 #[test]

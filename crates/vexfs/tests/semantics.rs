@@ -2,10 +2,10 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -372,7 +372,7 @@ fn a_killed_daemon_loses_nothing_that_was_written() {
     for line in 0..1000 {
         writeln!(file, "{line}").expect("write");
     }
-    run(Command::new("kill").args(["-9", &place.daemon("source").to_string()]));
+    place.kill_daemon("source");
     // The mount is dead, the bytes are in the backing file.
     assert_eq!(
         fs::read_to_string(place.at("source/log"))
@@ -402,10 +402,16 @@ fn fsync_reaches_the_backing_file_and_directory() {
         let strace = Command::new("strace")
             .args(["-f", "-e", "trace=fsync,fdatasync", "-p", &daemon, "-o"])
             .arg(&trace)
+            .stderr(Stdio::piped())
             .spawn();
         let Ok(mut strace) = strace else { return };
-        eventually("traced", || trace.exists());
-        thread::sleep(Duration::from_millis(300));
+        let mut said = BufReader::new(strace.stderr.take().expect("piped"));
+        let mut attached = String::new();
+        while !attached.contains("attached") {
+            assert!(said.read_line(&mut attached).expect("text") > 0, "{attached}");
+        }
+        // A full pipe would stop it.
+        let rest = thread::spawn(move || io::copy(&mut said, &mut io::sink()));
         let file = File::create(place.at("mnt/synced")).expect("create");
         file.sync_all().expect("fsync");
         file.sync_data().expect("fdatasync");
@@ -415,6 +421,7 @@ fn fsync_reaches_the_backing_file_and_directory() {
             .expect("fsync of the directory");
         run(Command::new("kill").args(["-INT", &strace.id().to_string()]));
         strace.wait().expect("ends");
+        rest.join().expect("no panic").expect("readable");
         let calls = fs::read_to_string(&trace).expect("a trace");
         let count = |call: &str| calls.matches(call).count();
         assert!(

@@ -6,7 +6,8 @@
 mod mounted;
 
 use std::fs;
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 use mounted::{Mounted, chmod, stdout};
 
@@ -68,10 +69,20 @@ fn every_way_in_answers_as_if_private_files_did_not_exist() {
         "\"$VEXFS\" search 'ext:txt'",
         "\"$VEXFS\" like oaks.md",
     ];
-    let shown = || ways.map(|way| stranger(&mount, way).0);
+    // Also what failed and what was said of it: an answer that could not be given is not an empty one.
+    let shown = || {
+        ways.map(|way| {
+            let output = mount.as_stranger(way);
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            (stdout(&output), output.status.code(), said)
+        })
+    };
     let before = shown();
+    for (way, (shown, _, said)) in ways.iter().zip(&before) {
+        assert!(!shown.is_empty() && said.is_empty(), "{way}: {shown}{said}");
+    }
     assert!(
-        before[0].contains("oaks.md") && before[8].contains("oaks.md"),
+        before[0].0.contains("oaks.md") && before[8].0.contains("oaks.md"),
         "{before:?}"
     );
     hide(&mount);
@@ -126,17 +137,26 @@ fn the_feed_tells_a_stranger_of_public_files_only() {
         return eprintln!("skipped: only root can become a stranger");
     }
     let mount = shared();
-    let listening = std::thread::scope(|scope| {
-        let feed = scope.spawn(|| stranger(&mount, "timeout 4 cat .vexfs/events").0);
-        std::thread::sleep(std::time::Duration::from_millis(500));
-        hide(&mount);
-        fs::write(mount.join("public.txt"), "The ferry is late.\n").unwrap();
-        mount.settle();
-        feed.join().unwrap()
-    });
-    assert!(listening.contains("public.txt"), "{listening}");
-    assert!(
-        !listening.contains("secret") && !listening.contains("map.txt"),
-        "{listening}"
-    );
+    let mut feed = mount
+        .stranger("exec cat .vexfs/events")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(feed.stdout.take().unwrap()).lines();
+    // The empty line of a feed in which nothing happens: from here on it hears all.
+    assert_eq!(lines.next().unwrap().unwrap(), "");
+    hide(&mount);
+    fs::write(mount.join("public.txt"), "The ferry is late.\n").unwrap();
+    mount.settle();
+    let mut heard = Vec::new();
+    while heard
+        .last()
+        .is_none_or(|line: &String| !line.contains("public.txt"))
+    {
+        heard.push(lines.next().expect("the feed goes on").unwrap());
+    }
+    feed.kill().unwrap();
+    feed.wait().unwrap();
+    let heard = heard.join("\n");
+    assert!(!heard.contains("secret") && !heard.contains("map.txt"), "{heard}");
 }

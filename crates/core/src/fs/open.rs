@@ -10,10 +10,10 @@ use rustix::fs::{FallocateFlags, SeekFrom, Statx};
 use rustix::io::ReadWriteFlags;
 
 use super::change::Change;
-use super::node::{Node, Writing};
+use super::node::{Node, Uses, Writing};
 use super::stat::{Stamp, stat_fd};
 use super::{Invalidate, Stack};
-use crate::ids::Ino;
+use crate::ids::{Ino, NodeKey};
 use crate::{Error, Result};
 
 /// The handle of every reader whose data the kernel passes through: there is nothing to remember.
@@ -66,6 +66,12 @@ impl Use {
     pub(super) fn writing(flags: i32) -> Use {
         let may_map = flags & libc::O_ACCMODE == libc::O_RDWR;
         Use::Write { may_map }
+    }
+}
+
+impl OpenFile {
+    fn writes(&self) -> bool {
+        matches!(self.purpose, Use::Write { .. })
     }
 }
 
@@ -247,17 +253,50 @@ impl Stack {
     }
 
     /// Closes a file. If it was written, the index and the kernel's cache of attributes hear of it before this
-    /// returns.
+    /// returns, and before it stops to be one that is open.
     pub fn release(&self, _ino: Ino, fh: u64) -> Result<()> {
-        let Some(file) = self.files.remove(fh) else {
+        let Some(file) = self.files.get(fh) else {
             return Ok(());
         };
-        match file.purpose {
-            Use::Read => {}
-            Use::Write { .. } => self.settle(&file, true)?,
-            Use::Execute => file.node.change(|uses| uses.executing -= 1),
+        let settled = match file.purpose {
+            Use::Read => Ok(()),
+            Use::Write { .. } => self.settle(&file, true),
+            Use::Execute => {
+                file.node.change(|uses| uses.executing -= 1);
+                Ok(())
+            }
+        };
+        self.files.remove(fh);
+        settled
+    }
+
+    /// Reports what was written so far through all files that are open, or whose close(2) has returned before the kernel
+    /// told us.
+    pub fn settle_writers(&self) {
+        for file in self.files.select(OpenFile::writes) {
+            if let Err(error) = self.settle(&file, false) {
+                tracing::warn!(%error, ino = file.node.ino.0, "an open file cannot be looked at");
+            }
         }
-        Ok(())
+    }
+
+    /// Files that were written and not reported yet: those that are open for writing, and those of which the kernel has
+    /// not told us yet that they were closed.
+    pub fn unsettled(&self) -> Vec<NodeKey> {
+        let written = |file: &OpenFile| {
+            let now = stat_fd(&file.fd).map(|stat| Stamp::of(&stat)).ok()?;
+            file.node.look(|uses| {
+                uses.writing
+                    .as_ref()
+                    .is_some_and(|writing| writing.indexed != now)
+            })
+        };
+        let files = self.files.select(OpenFile::writes);
+        let files = files.iter().filter(|file| written(file) == Some(true));
+        let mut keys: Vec<NodeKey> = files.map(|file| self.key(&file.node)).collect();
+        keys.sort_unstable_by_key(|key| (key.dev, key.ino));
+        keys.dedup();
+        keys
     }
 
     /// Makes a file durable; `data` alone without timestamps.
@@ -338,10 +377,20 @@ impl Stack {
     fn settle(&self, file: &OpenFile, last: bool) -> Result<()> {
         let stat = stat_fd(&file.fd)?;
         let now = Stamp::of(&stat);
-        let (mut changed, mut stale) = (false, false);
+        // Told first and noted then: whoever finds nothing to tell can rely on its having been told.
+        let changed = |uses: &Uses| {
+            uses.writing
+                .as_ref()
+                .is_some_and(|writing| writing.indexed != now)
+        };
+        if file.node.look(changed) == Some(true) {
+            self.changes.changed(Change::Content {
+                node: self.key(&file.node),
+            });
+        }
+        let mut stale = false;
         file.node.change(|uses| {
             if let Some(writing) = &mut uses.writing {
-                changed = writing.indexed != now;
                 stale = writing.may_map && writing.told != now && writing.told.size == now.size;
                 writing.indexed = now;
                 writing.told = now;
@@ -352,11 +401,6 @@ impl Stack {
                 }
             }
         });
-        if changed {
-            self.changes.changed(Change::Content {
-                node: self.key(&file.node),
-            });
-        }
         if stale && let Some(kernel) = self.kernel() {
             kernel.inode(file.node.ino, false);
         }

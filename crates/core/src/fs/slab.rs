@@ -65,6 +65,16 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    /// The values that `which` picks.
+    pub(super) fn select(&self, which: impl Fn(&T) -> bool) -> Vec<Arc<T>> {
+        let mut picked = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock();
+            picked.extend(shard.slots.iter().flatten().filter(|value| which(value)).cloned());
+        }
+        picked
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.len.load(Relaxed)
     }
@@ -90,6 +100,7 @@ mod tests {
         let held = slab.get(numbers[3]).unwrap();
         assert_eq!(*slab.remove(numbers[3]).unwrap(), 3);
         assert!(slab.get(numbers[3]).is_none() && slab.remove(numbers[3]).is_none());
+        assert_eq!(slab.select(|value| *value < 10).len(), 9);
         assert_eq!(*held, 3, "a user of the value is not disturbed");
         for bad in [0, 101, u64::MAX] {
             assert!(slab.get(bad).is_none());

@@ -1,14 +1,24 @@
 //! Feeds: reads that wait. The change feed gives a line for each commit, a live query one for each change of its results.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::Knowledge;
+use super::saved::SavedQuery;
 use crate::error::Result;
+use crate::fs::ops::Caller;
+use crate::ids::NodeKey;
+use crate::query::access::readable;
 use crate::query::answer::{Answer, path_text};
+use crate::query::options::Options;
+use crate::query::search::Request;
+use crate::semantic::indexer::feed::Event;
 
 /// Makes the lines of a feed: waits for the next ones until the deadline, an empty list when none came.
 type Source = Box<dyn FnMut(Instant) -> Vec<String> + Send>;
@@ -105,6 +115,72 @@ pub(super) fn live(
             lines
         }
     }))
+}
+
+impl Knowledge {
+    /// A feed of what is committed from now on, of the files that the caller may read.
+    pub fn subscribe(self: &Arc<Knowledge>, caller: Caller) -> Feed {
+        let events = self.indexer.subscribe();
+        let knowledge = self.clone();
+        Feed::new(Box::new(move |deadline| match events.recv_deadline(deadline) {
+            Ok(event) => {
+                let readable = readable(knowledge.root.as_fd(), &caller, std::slice::from_ref(&event.path));
+                // What is gone can be read by nobody; who could is not known any more, so only its owner hears of it.
+                let hears = readable == [true] || caller.uid == rustix::process::geteuid().as_raw();
+                vec![if hears {
+                    event_json(&event).to_string()
+                } else {
+                    String::new()
+                }]
+            }
+            Err(error) if error.is_timeout() => vec![String::new()],
+            Err(_) => Vec::new(),
+        }))
+    }
+
+    /// A feed of the changes of a saved query's results.
+    pub fn live(self: &Arc<Knowledge>, caller: Caller, scope: NodeKey, saved: SavedQuery) -> Result<Feed> {
+        saved.what()?;
+        let (asks, waits) = (self.clone(), self.clone());
+        let run = move || {
+            let options = Options {
+                k: 100,
+                ..Options::default()
+            };
+            let what = saved.what()?;
+            let request = Request {
+                caller: &caller,
+                scope: Some(scope),
+                what,
+                options: &options,
+                fresh: Default::default(),
+            };
+            asks.searcher.search(&request)
+        };
+        let mut seen = self.store.generation();
+        let wait = move |deadline: Instant| loop {
+            let now = waits.store.generation();
+            if now != seen {
+                seen = now;
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        Ok(live(run, wait))
+    }
+}
+
+/// A line of the change feed.
+fn event_json(event: &Event) -> Value {
+    json!({
+        "generation": event.generation.0,
+        "what": event.what.word(),
+        "path": path_text(&event.path),
+        "id": event.file.0,
+    })
 }
 
 #[cfg(test)]

@@ -215,6 +215,12 @@ pub(crate) struct Shared {
     crash: Mutex<Option<commit::CrashPoint>>,
 }
 
+/// A scan that goes on.
+pub struct Scan {
+    /// Entries that were looked at before it.
+    before: u64,
+}
+
 /// The indexer of a mounted tree.
 pub struct Indexer {
     shared: Arc<Shared>,
@@ -275,9 +281,21 @@ impl Indexer {
     /// Compares the whole tree with the catalog and returns when that is done; files that differ are indexed
     /// afterwards. `progress` gets the number of entries looked at, every 50 ms, and ends the waiting (not the scan)
     /// by returning false.
-    pub fn scan(&self, mut progress: impl FnMut(u64) -> bool) -> Result<()> {
+    pub fn scan(&self, progress: impl FnMut(u64) -> bool) -> Result<()> {
+        let scan = self.begin_scan()?;
+        self.follow_scan(scan, progress)
+    }
+
+    /// Begins to compare the whole tree with the catalog: from now on the indexer is not idle before that is done.
+    pub fn begin_scan(&self) -> Result<Scan> {
         let before = self.shared.walked_entries.load(Ordering::Relaxed);
         self.shared.scan_everything()?;
+        Ok(Scan { before })
+    }
+
+    /// Returns when a scan that was begun is done; the rest as [`Indexer::scan`].
+    pub fn follow_scan(&self, scan: Scan, mut progress: impl FnMut(u64) -> bool) -> Result<()> {
+        let Scan { before } = scan;
         while !self.shared.inbox.wait_idle(deadline(Duration::from_millis(50))) {
             if self.shared.is_stopping() {
                 return Err(Error::Stopped);

@@ -89,8 +89,12 @@ pub(crate) fn watch(found: &Found) -> Result<(), Failure> {
             .map_err(|e| Failure::usage(e.to_string()))?
             .progress_chars("=> "),
     );
+    // Once: a file that a program keeps open and goes on writing would never be all searchable.
+    let mut writers = true;
     loop {
-        let status = found.client.post("/v1/wait", &json!({ "wait_ms": 200 }))?;
+        let body = json!({ "wait_ms": 200, "writers": writers });
+        let status = found.client.post("/v1/wait", &body)?;
+        writers = false;
         let (files, pending) = (count(&status, "files"), count(&status, "pending"));
         bar.set_length(files);
         bar.set_position(files.saturating_sub(pending));

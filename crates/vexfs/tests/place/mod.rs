@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 pub(crate) const VEXFS: &str = env!("CARGO_BIN_EXE_vexfs");
 /// No command takes this long, on however busy a machine.
-pub(crate) const COMMAND_MAX: Duration = Duration::from_secs(60);
+pub(crate) const COMMAND_MAX: Duration = Duration::from_secs(180);
 pub(crate) const NOBODY: u32 = 65534;
 
 /// SOURCE and MOUNTPOINT in a directory of their own.
@@ -62,6 +62,17 @@ impl Place {
     pub(crate) fn daemon(&self, source: &str) -> i32 {
         let lock = fs::read_to_string(self.at(source).join(".vexfs/lock")).expect("a lock");
         lock.trim().parse().expect("a number")
+    }
+
+    /// Kills the daemon, and returns when it holds nothing any more.
+    pub(crate) fn kill_daemon(&self, source: &str) {
+        let pid = self.daemon(source);
+        run(Command::new("kill").args(["-9", &pid.to_string()]));
+        // A process that nobody has waited for yet is as dead.
+        eventually("dead", || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.is_empty() || stat.contains(") Z ")
+        });
     }
 }
 

@@ -96,6 +96,14 @@ impl Queue {
         self.closed || self.waiters > 0 || self.events.len() >= BATCH_MAX || !self.places.is_empty()
     }
 
+    /// When what came by `now` is settled, if nobody waits for it.
+    fn gathers_until(&self, now: Instant) -> Instant {
+        let rested = self
+            .settled_at
+            .is_none_or(|at| now.saturating_duration_since(at) > REST);
+        now + if rested { GATHERED_FIRST } else { GATHERED_FOR }
+    }
+
     fn is_idle(&self) -> bool {
         self.scan_is_over() && self.events.is_empty() && self.late.is_empty() && self.settling == 0
     }
@@ -149,8 +157,7 @@ impl Inbox {
         while !queue.closed && !queue.has_work() {
             self.work.wait(&mut queue);
         }
-        let rested = queue.settled_at.is_none_or(|at| at.elapsed() > REST);
-        let gathered = Instant::now() + if rested { GATHERED_FIRST } else { GATHERED_FOR };
+        let gathered = queue.gathers_until(Instant::now());
         while !queue.is_urgent() && !self.work.wait_until(&mut queue, gathered).timed_out() {}
         if queue.closed {
             return None;
@@ -308,23 +315,32 @@ mod tests {
         assert_eq!(first.events.len(), 1);
         assert!(begin.elapsed() >= GATHERED_FIRST, "a moment");
         inbox.settled(&first);
-        let begin = Instant::now();
-        inbox.push(name(0));
-        std::thread::scope(|scope| {
-            let taken = scope.spawn(|| inbox.next().unwrap());
-            (1..=5).for_each(|number| inbox.push(name(number)));
-            assert_eq!(taken.join().unwrap().events.len(), 6);
-        });
-        assert!(begin.elapsed() >= GATHERED_FOR, "longer while others come");
+        let settled = {
+            let queue = inbox.queue.lock();
+            let settled = queue.settled_at.unwrap();
+            assert_eq!(
+                queue.gathers_until(settled),
+                settled + GATHERED_FOR,
+                "longer while others come"
+            );
+            let later = settled + REST * 2;
+            assert_eq!(queue.gathers_until(later), later + GATHERED_FIRST);
+            settled
+        };
+        (1..=5).for_each(|number| inbox.push(name(number)));
+        assert_eq!(inbox.queue.lock().settled_at, Some(settled));
+        let batch = inbox.next().unwrap();
+        assert_eq!(batch.events.len(), 5);
+        inbox.settled(&batch);
         inbox.push(name(1));
+        assert!(!inbox.queue.lock().is_urgent());
         std::thread::scope(|scope| {
-            let waits = scope.spawn(|| inbox.wait_settled(Instant::now() + Duration::from_secs(20)));
+            let waits = scope.spawn(|| inbox.wait_settled(Instant::now() + Duration::from_secs(60)));
             while inbox.queue.lock().waiters == 0 {
                 std::thread::yield_now();
             }
-            let asked = Instant::now();
+            assert!(inbox.queue.lock().is_urgent(), "somebody waits");
             let batch = inbox.next().unwrap();
-            assert!(asked.elapsed() < GATHERED_FOR);
             inbox.settled(&batch);
             assert!(waits.join().unwrap());
         });

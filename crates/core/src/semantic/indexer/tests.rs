@@ -363,6 +363,19 @@ fn a_tree_is_found_after_its_first_scan_and_unchanged_after_the_next() {
 }
 
 #[test]
+fn a_scan_that_has_begun_is_waited_for() {
+    let world = World::with(&[("a.txt", "old words")]);
+    for round in 0..20 {
+        let word = format!("behind{round}");
+        world.write("b.txt", &word);
+        let scan = world.run().indexer.begin_scan().unwrap();
+        world.settle();
+        assert_eq!(world.find(&word), ["b.txt"]);
+        world.run().indexer.follow_scan(scan, |_| true).unwrap();
+    }
+}
+
+#[test]
 fn binary_and_ignored_files_say_why_they_are_not_found() {
     let world = World::with(&[
         (".gitignore", "*.log\n"),
