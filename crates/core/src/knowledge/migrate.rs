@@ -5,25 +5,23 @@
 //! committed, and ends in the commit that names the new embedder: before it every question is answered from the old
 //! vectors, after it from the new ones. A daemon that ends on the way begins anew when it is started again.
 
-use std::collections::HashSet;
+mod fill;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use vexfs_vector::{Batch, Space};
 
 use super::passage_vectors::PassageVectors;
-use super::{Knowledge, passage_space};
+use super::{Knowledge, PASSAGES, passage_space, passage_space_name};
 use crate::error::{Error, Result};
 use crate::fs::ops::Caller;
-use crate::ids::{FileId, Generation, PassageId};
 use crate::query::model::Model;
-use crate::query::search::vector_error;
 use crate::semantic::embed::{Embedder, Endpoint, NoEmbedder, Profile, StaticModel};
-use crate::semantic::passages::embedded;
-use crate::store::Store;
+use crate::store::{Store, Tx};
+use fill::Fill;
 
 /// The name of the built-in embedder where a profile's could stand.
 pub const BUILT_IN: &str = "built-in";
@@ -31,8 +29,6 @@ pub const BUILT_IN: &str = "built-in";
 const KIND: &str = "index";
 const CHOSEN: &[u8] = b"embedder";
 const TARGET: &[u8] = b"migrate";
-/// Passages that are embedded and written at once.
-const PASSAGES: usize = 1_024;
 /// Files indexed meanwhile that are left to the last round, which keeps others from being committed.
 const LAST_FILES: usize = 64;
 /// Rounds at most before the last: files may be indexed faster than they can be embedded.
@@ -88,6 +84,18 @@ struct Progress {
     error: Option<String>,
 }
 
+impl Progress {
+    fn refuse_another(&self) -> Result<()> {
+        match (self.running, self.to.as_deref()) {
+            (true, to) => Err(Error::Exists(format!(
+                "a migration to {:?}",
+                to.unwrap_or_default()
+            ))),
+            (false, _) => Ok(()),
+        }
+    }
+}
+
 impl Migration {
     /// As it stands in the status; none when there was none.
     pub(super) fn json(&self) -> Option<Value> {
@@ -102,7 +110,7 @@ impl Migration {
         }))
     }
 
-    /// Ends it; it begins anew when the tree is opened again.
+    /// Ends it; it goes on when the tree is opened again.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.lock().take() {
@@ -111,12 +119,14 @@ impl Migration {
         }
     }
 
+    /// There is one at a time.
+    fn refuse_another(&self) -> Result<()> {
+        self.progress.lock().refuse_another()
+    }
+
     fn begin(&self, to: &str) -> Result<()> {
         let mut progress = self.progress.lock();
-        if progress.running {
-            let to = progress.to.as_deref().unwrap_or_default();
-            return Err(Error::Exists(format!("a migration to {to:?}")));
-        }
+        progress.refuse_another()?;
         *progress = Progress {
             to: Some(to.to_owned()),
             running: true,
@@ -137,6 +147,7 @@ impl Knowledge {
     /// it is. Only the daemon's user may. One that has all vectors already is no error.
     pub fn migrate(self: &Arc<Knowledge>, caller: &Caller, to: &str) -> Result<()> {
         self.owner_only(caller)?;
+        self.migration.refuse_another()?;
         let embedder = named(to)?;
         // What cannot be reached is said here, and not in the background.
         embedder.embed(&["search"], &mut vec![0.0; embedder.dim()])?;
@@ -151,7 +162,7 @@ impl Knowledge {
         begun
     }
 
-    /// Begins a migration anew that a daemon's end interrupted.
+    /// Goes on with a migration that a daemon's end interrupted.
     pub(super) fn resume_migration(self: &Arc<Knowledge>) -> Result<()> {
         let Some(to) = self.store.read(|rows| rows.saved(KIND, TARGET))? else {
             return Ok(());
@@ -186,33 +197,28 @@ impl Knowledge {
 
     fn fill_and_switch(&self, to: &str, embedder: Arc<dyn Embedder>) -> Result<()> {
         let before = self.searcher.model.load_full();
-        let record = |tx: &mut crate::store::Tx<'_>| {
+        let record = |tx: &mut Tx<'_>| {
             tx.save(KIND, CHOSEN, Some(to.as_bytes()))?;
-            tx.save(KIND, TARGET, None)
+            tx.save(KIND, TARGET, None)?;
+            fill::forget(tx)
         };
         if before.embedder.id() == embedder.id() {
             self.store.write(record)?;
             return Ok(());
         }
         let space = passage_space(&self.vectors, &*embedder)?;
-        let mut clear = Batch::new();
-        clear.delete_range(0..u64::MAX);
-        space.apply(&clear).map_err(vector_error)?;
-        let fill = Fill {
-            knowledge: self,
-            embedder: &*embedder,
-            space: &space,
-        };
-        let mut since = Generation(0);
-        for _ in 0..ROUNDS_MAX {
-            let now = self.store.generation();
-            let files = self.store.read(|rows| rows.indexed_since(since))?;
-            if since > Generation(0) && files.len() <= LAST_FILES {
+        self.drop_spaces_but([&*before.embedder, &*embedder]);
+        let mut fill = Fill::open(self, &*embedder, &space)?;
+        self.migration.progress.lock().done = fill.done()?;
+        for round in 0..ROUNDS_MAX {
+            let files = fill.missing()?;
+            if round > 0 && files.len() <= LAST_FILES {
                 break;
             }
-            self.migration.progress.lock().all += files.len() as u64;
+            let mut progress = self.migration.progress.lock();
+            progress.all = progress.done + files.len() as u64;
+            drop(progress);
             fill.files(&files)?;
-            since = now;
         }
         let model = Arc::new(Model {
             embedder: Arc::clone(&embedder),
@@ -223,94 +229,27 @@ impl Knowledge {
             embedder.clone(),
             vectors,
             |tag| {
-                fill.files(&self.store.read(|rows| rows.indexed_since(since))?)?;
+                fill.files(&fill.missing()?)?;
                 fill.forget_gone(tag)
             },
             record,
             || self.searcher.set_model(model),
         )?;
-        let old = super::passage_space_name(&*before.embedder);
-        if let Err(error) = self.vectors.drop_space(&old) {
-            tracing::warn!(%error, old, "the vectors of the embedder before stay behind");
-        }
+        self.drop_spaces_but([&*embedder; 2]);
         tracing::info!(to, "gone over to another embedder");
         Ok(())
     }
-}
 
-/// Fills a space.
-struct Fill<'a> {
-    knowledge: &'a Knowledge,
-    embedder: &'a dyn Embedder,
-    space: &'a Space,
-}
-
-impl Fill<'_> {
-    /// Embeds the passages of files, in place of what the space has of them.
-    fn files(&self, files: &[FileId]) -> Result<()> {
-        let (mut batch, mut ids, mut texts) = (Batch::new(), Vec::new(), Vec::new());
-        for (number, &file) in files.iter().enumerate() {
-            if self.knowledge.migration.stopping.load(Ordering::Relaxed) {
-                return Err(Error::Stopped);
-            }
-            batch.delete_range(PassageId::new(file, 0).0..PassageId::new(FileId(file.0 + 1), 0).0);
-            self.passages(file, &mut ids, &mut texts)?;
-            if texts.len() >= PASSAGES || number + 1 == files.len() {
-                self.write(std::mem::take(&mut batch), &ids, &texts)?;
-                ids.clear();
-                texts.clear();
-            }
-            self.knowledge.migration.progress.lock().done += 1;
-        }
-        Ok(())
-    }
-
-    /// The passages of a file as they were embedded: the commit that names them also wrote their words.
-    fn passages(&self, file: FileId, ids: &mut Vec<PassageId>, texts: &mut Vec<String>) -> Result<()> {
-        let rows = self.knowledge.store.read(|rows| rows.passages(file))?;
-        let words = self.knowledge.searcher.words.snapshot();
-        for row in rows.known() {
-            let id = PassageId::new(file, row.slot);
-            // One that is gone was indexed anew since, and comes in the next round.
-            if let Some(stored) = words.passage(id)? {
-                let heading = stored.title.split_once(" > ").map_or("", |(_, heading)| heading);
-                ids.push(id);
-                texts.push(embedded(heading, &stored.text).into_owned());
+    /// Drops the vectors of passages that no embedder in use made: of the one before, or of a migration given up.
+    fn drop_spaces_but(&self, used: [&dyn Embedder; 2]) {
+        let used = used.map(passage_space_name);
+        for info in self.vectors.spaces() {
+            if info.name.starts_with(PASSAGES)
+                && !used.contains(&info.name)
+                && let Err(error) = self.vectors.drop_space(&info.name)
+            {
+                tracing::warn!(%error, space = info.name, "vectors that nobody uses stay behind");
             }
         }
-        Ok(())
-    }
-
-    fn write(&self, mut batch: Batch, ids: &[PassageId], texts: &[String]) -> Result<()> {
-        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let dim = self.embedder.dim();
-        let mut values = vec![0.0; texts.len() * dim];
-        self.embedder.embed(&texts, &mut values)?;
-        for (id, vector) in ids.iter().zip(values.chunks(dim)) {
-            // Zeros stand for a text of unknown words; they are near to nothing.
-            if vector.iter().any(|number| *number != 0.0) {
-                batch.upsert(id.0, vector);
-            }
-        }
-        self.space.apply(&batch).map_err(vector_error)?;
-        Ok(())
-    }
-
-    /// Removes the vectors of files that have no passages any more, and tags the space.
-    fn forget_gone(&self, tag: u64) -> Result<()> {
-        let there: HashSet<FileId> = {
-            let mirror = self.knowledge.store.mirror();
-            let with_passages = mirror.iter().filter(|(_, node)| node.passages() > 0);
-            with_passages.map(|(file, _)| file).collect()
-        };
-        let mut batch = Batch::new();
-        for id in self.space.snapshot().ids() {
-            if !there.contains(&PassageId(id).file()) {
-                batch.delete(id);
-            }
-        }
-        batch.tag(tag);
-        self.space.apply(&batch).map_err(vector_error)?;
-        Ok(())
     }
 }

@@ -176,13 +176,19 @@ impl Rows<'_> {
         rows.map(|id| Ok(FileId(id? as u64))).collect()
     }
 
-    /// Files with passages that were indexed by a later commit than this one, in the order of their ids.
-    pub fn indexed_since(&self, generation: Generation) -> Result<Vec<FileId>> {
-        let mut statement = self
-            .0
-            .prepare_cached("SELECT id FROM file WHERE generation > ? AND passage_count > 0 ORDER BY id")?;
-        let rows = statement.query_map([generation.0 as i64], |row| row.get::<_, i64>(0))?;
-        rows.map(|id| Ok(FileId(id? as u64))).collect()
+    /// Files with passages, in the order in which they were indexed, from behind one of them on.
+    pub fn indexed_after(&self, last: (Generation, FileId)) -> Result<Vec<(Generation, FileId)>> {
+        let mut statement = self.0.prepare_cached(
+            "SELECT generation, id FROM file WHERE (generation, id) > (?, ?) AND passage_count > 0
+             ORDER BY generation, id",
+        )?;
+        let last = [last.0.0 as i64, last.1.0 as i64];
+        let rows = statement.query_map(last, |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
+        rows.map(|row| {
+            let (generation, id) = row?;
+            Ok((Generation(generation as u64), FileId(id as u64)))
+        })
+        .collect()
     }
 
     /// The tag that a derived index had when the last commit named its content.

@@ -1,6 +1,7 @@
 //! How fast questions are answered, by number of passages and by the way in. Each question is new: nothing is answered
 //! from memory.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -72,10 +73,14 @@ fn through_a_mount(
     size: usize,
     files: usize,
 ) -> Result<Vec<Metric>> {
+    let begin = Instant::now();
     let daemon = Daemon::mount(source)?;
     let status = daemon.wait(files as u64, INDEXED_WITHIN, &mut |_| {})?;
     let passages = status["passages"].as_u64().unwrap_or(0);
+    let indexed = begin.elapsed();
     daemon.wait_quiet(run.quick, INDEXED_WITHIN)?;
+    let size_of = sizes(&daemon, source, passages, size)?;
+    let quiet = begin.elapsed();
     let mut numbers = Numbers(1);
     run.progress
         .set_message(format!("asking {passages} passages by the socket"));
@@ -96,16 +101,62 @@ fn through_a_mount(
     ensure!(found > listed.count(), "no results were listed");
     let name = |what: &str| format!("semantic.{what}.{}", short(size));
     let workload = format!("{passages} passages of {files} files, hybrid, 10 hits, one client");
-    let mut metrics = vec![
+    let mut metrics = size_of;
+    metrics.push(
+        Metric::lower(name("indexed"), "s", indexed.as_secs_f64(), 0.0).workload(format!(
+            "{passages} passages of {files} files, mounted until all is found; {:.0} s until the daemon rests",
+            quiet.as_secs_f64()
+        )),
+    );
+    metrics.extend([
         latency(name("socket"), &socket).workload(format!("{workload}, by the socket, a connection each")),
         latency(name("ls"), &listed).workload(format!(
             "{workload}, opendir and readdir of .vexfs/search/QUESTION"
         )),
-    ];
+    ]);
     if size == 1_000 || run.quick {
         metrics.push(indexing::freshness(run, &daemon)?);
     }
     Ok(metrics)
+}
+
+/// What a passage costs in memory and on disk, everything in the store and all of the daemon's own memory counted.
+fn sizes(daemon: &Daemon, source: &Path, passages: u64, size: usize) -> Result<Vec<Metric>> {
+    let pid = daemon.pid()?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let kilobytes = |field: &str| -> Option<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+        line.trim_matches([':', ' ', '\t', 'k', 'B']).parse().ok()
+    };
+    let own = kilobytes("RssAnon").context("RssAnon in /proc")? << 10;
+    let mapped = kilobytes("RssFile").context("RssFile in /proc")? << 10;
+    let disk = disk_bytes(&source.join(".vexfs"))?;
+    let each = |bytes: u64| bytes as f64 / passages.max(1) as f64;
+    let name = |what: &str| format!("semantic.{what}.{}", short(size));
+    let of = |what: &str, bytes: u64| format!("{what}: {} MiB for {passages} passages", bytes >> 20);
+    Ok(vec![
+        Metric::lower(name("memory"), "B", each(own), 0.0).workload(format!(
+            "{}, {} MiB of mapped files besides",
+            of("the daemon's own memory a passage", own),
+            mapped >> 20
+        )),
+        Metric::lower(name("disk"), "B", each(disk), 0.0).workload(of("the store's blocks a passage", disk)),
+    ])
+}
+
+/// Bytes of the blocks of all files below a directory.
+fn disk_bytes(dir: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+        let entry = entry?;
+        // What is merged away meanwhile takes no place.
+        let Ok(meta) = entry.metadata() else { continue };
+        bytes += match meta.is_dir() {
+            true => disk_bytes(&entry.path())?,
+            false => meta.blocks() * 512,
+        };
+    }
+    Ok(bytes)
 }
 
 /// Opens the same store in this process and asks it.
