@@ -23,7 +23,7 @@ pub(super) fn bulk(run: &Run) -> Result<Vec<Metric>> {
     let texts = Texts::new();
     let mut metrics = Vec::new();
     let sizes = if run.quick {
-        [(40, 100_000, "bytes"), (1_000, 2_000, "files")]
+        [(15, 100_000, "bytes"), (400, 2_000, "files")]
     } else {
         [(800, 100_000, "bytes"), (20_000, 2_000, "files")]
     };
