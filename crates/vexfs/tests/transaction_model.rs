@@ -1,11 +1,12 @@
-//! Random operations of several clients on a mount - files, folders, vectors, tags, metadata and relations, some in
-//! transactions and some not, commits, rollbacks, kills of the daemon - beside a model in memory: every commit succeeds
+//! Random operations of several clients on a mount - files, folders, hard links, modes, vectors, tags, metadata and
+//! relations, some in transactions, strict ones among them, and some not, commits, rebases, rollbacks, kills of the daemon - beside a model in memory: every commit succeeds
 //! or is refused as the model says, and everything that can be seen is what the model has. Where FUSE or root is missing
 //! the tests say so and pass.
 #![allow(clippy::unwrap_used, reason = "a test says enough by failing")]
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
 use killable::Mounted;
@@ -48,6 +49,7 @@ fn clients_see_what_the_model_says_for_long() {
 }
 
 fn run(seed: u64, steps: u32) {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let files: Vec<_> = (0..TARGETS).map(|n| format!("targets/{n}")).collect();
     let files: Vec<_> = files.iter().map(|path| (path.as_str(), "target")).collect();
     let Some(mounted) = Mounted::start(&files) else {
@@ -62,6 +64,7 @@ fn run(seed: u64, steps: u32) {
         log: Vec::new(),
         committed: 0,
         refused: 0,
+        rebased: 0,
     };
     for dir in ["a", "b", "c"] {
         let made = case.tree.make((ROOT, dir.into()), Node::Dir(BTreeMap::new()));
@@ -80,10 +83,14 @@ fn run(seed: u64, steps: u32) {
     }
     case.compare();
     println!(
-        "seed {seed}: {} commits, {} refused",
-        case.committed, case.refused
+        "seed {seed}: {} commits, {} refused, {} rebased",
+        case.committed, case.refused, case.rebased
     );
     assert!(case.committed > 0);
+}
+
+fn mode_bits(mode: u32) -> fs::Permissions {
+    fs::Permissions::from_mode(mode)
 }
 
 /// SplitMix64: the same numbers for the same seed on every machine.
@@ -115,6 +122,7 @@ struct Case {
     log: Vec<String>,
     committed: u32,
     refused: u32,
+    rebased: u32,
 }
 
 impl Drop for Case {
@@ -133,7 +141,12 @@ impl Case {
             Some(None) => {
                 self.note(client, "begin");
                 fs::create_dir(self.txn_path(client)).unwrap();
-                self.txns[client] = Some(Txn::begin(&self.tree));
+                let strict = self.random.below(3) == 0;
+                if strict {
+                    self.note(client, "is strict");
+                    self.set_on_txn(client, "user.vexfs.strict", b"1");
+                }
+                self.txns[client] = Some(Txn::begin(&self.tree, strict));
             }
             Some(Some(txn)) => self.inside(client, txn),
         }
@@ -155,6 +168,14 @@ impl Case {
     fn fresh_name(&mut self) -> String {
         self.names += 1;
         format!("n{}", self.names)
+    }
+
+    fn set_on_txn(&self, client: usize, name: &str, value: &[u8]) {
+        rustix::fs::setxattr(self.txn_path(client), name, value, XattrFlags::empty()).unwrap();
+    }
+
+    fn mode(&mut self) -> u32 {
+        0o400 | self.random.below(0o400) as u32
     }
 
     fn content(&mut self) -> String {
@@ -190,7 +211,27 @@ impl Case {
         );
         let wanted: Vec<At> = self.txns.iter().flatten().flat_map(Txn::wanted).collect();
         let new = self.new_place(&dirs, &wanted);
-        match self.random.below(10) {
+        match self.random.below(13) {
+            11 => {
+                let Some((path, (_, id))) = self.random.pick(&files) else {
+                    return;
+                };
+                let mode = self.mode();
+                self.log.push(format!("chmod {mode:o} {path}"));
+                fs::set_permissions(self.mounted.at(&path), mode_bits(mode)).unwrap();
+                self.tree.chmod(id, mode);
+            }
+            12 => {
+                let untold = |found: &Found| self.tree.file(found.1.1).unwrap().told.is_empty();
+                let files: Vec<_> = files.into_iter().filter(untold).collect();
+                let Some((path, (_, id))) = self.random.pick(&files) else {
+                    return;
+                };
+                let (to, at) = new;
+                self.log.push(format!("link {path} {to}"));
+                fs::hard_link(self.mounted.at(&path), self.mounted.at(&to)).unwrap();
+                self.tree.link(id, at);
+            }
             0..3 => {
                 let Some((path, (_, id))) = self.random.pick(&files) else {
                     return;
@@ -236,6 +277,8 @@ impl Case {
                 self.tree.remove(&at);
             }
             _ => {
+                let single = |found: &Found| self.tree.links(found.1.1) == 1;
+                let files: Vec<_> = files.into_iter().filter(single).collect();
                 let Some((path, (_, id))) = self.random.pick(&files) else {
                     return;
                 };
@@ -290,7 +333,38 @@ impl Case {
         );
         let inside = |path: &str| format!(".vexfs/txn/{client}/root/{path}");
         let (to, place) = self.new_place(&dirs, &[]);
-        match self.random.below(16) {
+        match self.random.below(20) {
+            16 => {
+                if let Some((path, (at, id))) = self.random.pick(&files) {
+                    let mode = self.mode();
+                    self.note(client, &format!("chmod {mode:o} {path}"));
+                    fs::set_permissions(self.mounted.at(&inside(&path)), mode_bits(mode)).unwrap();
+                    txn.chmod(&self.tree, &at, id, mode);
+                }
+            }
+            17 => {
+                let untold = |(_, (_, id)): &Found| {
+                    let told = |name: &&str| txn.told(&self.tree, *id, name).is_some();
+                    !TOLD.iter().any(told) && !txn.tells(*id)
+                };
+                let files: Vec<_> = files.into_iter().filter(untold).collect();
+                if let Some((path, (at, id))) = self.random.pick(&files) {
+                    self.note(client, &format!("link {path} {to}"));
+                    fs::hard_link(self.mounted.at(&inside(&path)), self.mounted.at(&inside(&to))).unwrap();
+                    txn.link(&self.tree, &at, id, place);
+                }
+            }
+            18..20 => {
+                if let Some((path, (_, id))) = self.random.pick(&files) {
+                    self.note(client, &format!("read {path}"));
+                    assert_eq!(
+                        self.mounted.read(&inside(&path)),
+                        txn.content(&self.tree, id),
+                        "{path}"
+                    );
+                    txn.read(&self.tree, id);
+                }
+            }
             0..4 => {
                 if let Some((path, (at, id))) = self.random.pick(&files) {
                     let content = self.content();
@@ -339,6 +413,8 @@ impl Case {
                 }
             }
             10..13 => {
+                let single = |found: &Found| txn.links(&self.tree, found.1.1) == 1;
+                let files: Vec<_> = files.into_iter().filter(single).collect();
                 if let Some((path, (at, id))) = self.random.pick(&files) {
                     let name = self.random.pick(&TOLD).unwrap();
                     let value = self.change_of(name, txn.told(&self.tree, id, name).is_some());
@@ -379,6 +455,12 @@ impl Case {
         }
         self.refused += 1;
         assert!(!listed.is_empty());
+        if let Some(rebased) = txn.rebased(&self.tree) {
+            self.note(client, "rebase");
+            self.rebased += 1;
+            self.set_on_txn(client, "user.vexfs.rebase", b"ours");
+            return self.commit(client, rebased);
+        }
         fs::remove_dir(self.txn_path(client)).unwrap();
     }
 
@@ -388,9 +470,15 @@ impl Case {
             let inside = format!(".vexfs/txn/{client}/root/{path}");
             if let Some(content) = txn.files.get(&id) {
                 assert_eq!(self.mounted.read(&inside), *content, "{path} inside");
+                self.compare_mode(&inside, txn.mode(&self.tree, id));
                 self.compare_told(&inside, |name| txn.told(&self.tree, id, name));
             }
         }
+    }
+
+    fn compare_mode(&self, path: &str, expected: u32) {
+        let mode = fs::metadata(self.mounted.at(path)).unwrap().mode() & 0o7777;
+        assert_eq!(mode, expected, "the mode of {path}: {mode:o}");
     }
 
     fn compare_told(&self, path: &str, expected: impl Fn(&str) -> Option<Vec<u8>>) {
@@ -409,6 +497,9 @@ impl Case {
         for (path, (_, id)) in expected {
             if let Some(file) = self.tree.file(id) {
                 assert_eq!(self.mounted.read(&path), file.content, "{path}");
+                self.compare_mode(&path, file.mode);
+                let links = fs::metadata(self.mounted.at(&path)).unwrap().nlink();
+                assert_eq!(links, self.tree.links(id) as u64, "links of {path}");
                 self.compare_told(&path, |name| file.told.get(name).cloned());
             }
         }

@@ -38,6 +38,9 @@ const ROOM_FOR_STEP: u64 = 512;
 /// How long a transaction lives unless it is told otherwise: a week. Each holds its stage and its notes of the base.
 const LIFE_SECS: i64 = 7 * 24 * 3600;
 
+/// Niceness of the threads that remove stages.
+const REMOVAL_NICENESS: i32 = 10;
+
 /// How long an expired one can still be read and given more time.
 const GRACE_SECS: i64 = 24 * 3600;
 
@@ -238,9 +241,12 @@ impl Desk {
         Ok(())
     }
 
-    /// Throws away what was staged. The table of nodes goes later as well: it is as large as the change.
+    /// Throws away what was staged, and what a crash leaves of that is thrown away at the next start. The table of nodes
+    /// goes later as well: it is as large as the change. Nobody waits for it, so it yields to all others.
     fn remove_stage(&self, txn: Arc<Txn>) {
         self.later(move || {
+            // Of this thread alone; where it is not allowed, it does not yield.
+            let _ = rustix::process::setpriority_process(None, REMOVAL_NICENESS);
             let stage = txn.stage.clone();
             drop(txn);
             if let Err(error) = std::fs::remove_dir_all(&stage) {

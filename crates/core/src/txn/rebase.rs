@@ -201,6 +201,17 @@ impl Conflict<'_> {
             }
             None => None,
         };
+        if let (Some(found), Some(upper), true) = (&found, node.upper, node.base_links == 1)
+            && found.attr.nlink > 1
+            && found.attr.mode & libc::S_IFMT == libc::S_IFREG
+        {
+            // It got further names, which the commit has to change too.
+            self.view.keep_for_links(number, upper)?;
+            let mut state = self.view.state.lock();
+            if let Some(node) = state.nodes.get_mut(&number.0) {
+                node.base_links = found.attr.nlink;
+            }
+        }
         if found.is_some_and(|found| found.attr.ino == lower) {
             // Changed in place: it is held already.
             self.view.lower.forget(lower, 1);

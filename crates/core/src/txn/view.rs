@@ -309,12 +309,14 @@ impl View {
     pub fn forget(&self, ino: Ino, count: u64) {
         let lower = {
             let mut state = self.state.lock();
-            let Some(node) = state.nodes.get_mut(&ino.0) else {
+            let State { nodes, read, .. } = &mut *state;
+            let Some(node) = nodes.get_mut(&ino.0) else {
                 return;
             };
             node.lookups = node.lookups.saturating_sub(count);
-            // What is staged stays until the transaction ends.
-            if node.lookups > 0 || node.upper.is_some() || node.told {
+            // What is staged stays until the transaction ends, and what a strict one has read.
+            let is_read = node.lower.is_some_and(|lower| read.contains_key(&lower));
+            if node.lookups > 0 || node.upper.is_some() || node.told || is_read {
                 return;
             }
             let Some(node) = state.nodes.remove(&ino.0) else {

@@ -14,6 +14,7 @@ use vexfs_mount::unmounting;
 use super::metric::{Measured, Metric};
 use super::sample::{Latencies, median_and_noise};
 use super::{NATIVE, Result, Run, mount};
+use crate::cli::client::Client;
 
 /// Bytes of a file.
 const FILE_BYTES: usize = 2_000;
@@ -67,20 +68,24 @@ pub fn measure(run: &Run) -> Result<Measured> {
 struct Case {
     source: PathBuf,
     mount: PathBuf,
+    daemon: Client,
 }
 
 impl Case {
     fn mount(work: &Path, files: usize) -> Result<Case> {
         mount::available()?;
-        let case = Case {
-            source: work.join("source"),
-            mount: work.join("mount"),
-        };
-        fs::create_dir_all(case.source.join("d"))?;
-        fs::create_dir_all(&case.mount)?;
+        let (source, mount) = (work.join("source"), work.join("mount"));
+        fs::create_dir_all(source.join("d"))?;
+        fs::create_dir_all(&mount)?;
         for n in 0..files {
-            fs::write(case.source.join(name(n)), content(n, 0))?;
+            fs::write(source.join(name(n)), content(n, 0))?;
         }
+        let daemon = Client::new(source.join(".vexfs/socket"));
+        let case = Case {
+            source,
+            mount,
+            daemon,
+        };
         let mut command = Command::new(std::env::current_exe().context("finding this program")?);
         run(command
             .args(["mount", "-o", "index=manual"])
@@ -109,7 +114,15 @@ impl Case {
         Ok(begin.elapsed())
     }
 
+    /// As `vexfs txn abort` does, without the start of the program.
     fn abort(&self) -> Result<Duration> {
+        let begin = Instant::now();
+        let answer = self.daemon.bytes("DELETE", "/v1/txn/t", b"");
+        answer.map_err(|failure| anyhow::anyhow!("abort: {}", failure.message))?;
+        Ok(begin.elapsed())
+    }
+
+    fn rmdir(&self) -> Result<Duration> {
         let begin = Instant::now();
         fs::remove_dir(self.txn("t"))?;
         Ok(begin.elapsed())
@@ -137,7 +150,7 @@ impl Case {
     }
 
     fn by_size(&self, files: usize, rounds: usize) -> Result<Vec<Metric>> {
-        let mut times: [Vec<f64>; 6] = Default::default();
+        let mut times: [Vec<f64>; 7] = Default::default();
         let mut told = Vec::new();
         for round in 1..=rounds {
             let native = self.native(files, round)?;
@@ -156,13 +169,17 @@ impl Case {
             self.begin()?;
             self.stage(files, round + ROUNDS)?;
             let abort = self.abort()?;
-            for (list, time) in times.iter_mut().zip([begin, stage, check, commit, abort, native]) {
+            self.begin()?;
+            self.stage(files, round + ROUNDS)?;
+            let rmdir = self.rmdir()?;
+            let took = [begin, stage, check, commit, abort, rmdir, native];
+            for (list, time) in times.iter_mut().zip(took) {
                 list.push(time.as_secs_f64() * 1e6);
             }
         }
-        let (native, _) = median_and_noise(&times[5]);
+        let (native, _) = median_and_noise(&times[6]);
         let workload = format!("{files} files of {FILE_BYTES} bytes with vectors");
-        let names = ["begin", "stage", "check", "commit", "abort"];
+        let names = ["begin", "stage", "check", "commit", "abort", "rmdir"];
         let metrics = names.iter().zip(&times).map(|(what, times)| {
             let (us, noise) = median_and_noise(times);
             let metric = Metric::lower(format!("crosslayer.{what}.{files}"), "us", us, noise)

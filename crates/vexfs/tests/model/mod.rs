@@ -10,6 +10,9 @@ pub(crate) type At = (Id, String);
 
 pub(crate) const ROOT: Id = 0;
 
+/// Permission bits of a new file under the usual umask.
+const NEW_FILE_MODE: u32 = 0o644;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Node {
     Dir(BTreeMap<String, Id>),
@@ -21,8 +24,10 @@ pub(crate) struct File {
     pub(crate) content: String,
     /// Counts changes of the content.
     version: u64,
-    /// Counts the inodes that it had: a commit brings another.
+    /// Counts the inodes that it had: a commit brings another, unless it has several names.
     inode: u64,
+    /// Permission bits.
+    pub(crate) mode: u32,
     pub(crate) told: BTreeMap<String, Vec<u8>>,
 }
 
@@ -30,6 +35,7 @@ impl File {
     pub(crate) fn new(content: String) -> File {
         File {
             content,
+            mode: NEW_FILE_MODE,
             ..File::default()
         }
     }
@@ -123,14 +129,45 @@ impl Tree {
 
     pub(crate) fn remove(&mut self, (dir, name): &At) {
         let id = self.children_mut(*dir).remove(name).unwrap();
-        self.nodes.remove(&id);
+        self.stir(id);
+        self.drop_unreachable();
     }
 
     pub(crate) fn rename(&mut self, (dir, name): &At, (to, new): At) {
         let id = self.children_mut(*dir).remove(name).unwrap();
         self.names.insert(new.clone());
         self.children_mut(to).insert(new, id);
+        self.stir(id);
+    }
+
+    pub(crate) fn link(&mut self, id: Id, (to, new): At) {
+        self.names.insert(new.clone());
+        self.children_mut(to).insert(new, id);
+        self.stir(id);
+    }
+
+    pub(crate) fn chmod(&mut self, id: Id, mode: u32) {
+        self.file_mut(id).mode = mode;
+        self.stir(id);
+    }
+
+    /// Something of an inode other than its content has changed, and with it the time that tells so.
+    fn stir(&mut self, id: Id) {
+        if let Some(Node::File(file)) = self.nodes.get_mut(&id) {
+            file.version += 1;
+        }
         self.note(id);
+    }
+
+    /// Names that lead to a node.
+    pub(crate) fn links(&self, id: Id) -> usize {
+        let dirs = self.nodes.values().filter_map(|node| match node {
+            Node::Dir(children) => Some(children),
+            Node::File(_) => None,
+        });
+        dirs.flat_map(BTreeMap::values)
+            .filter(|child| **child == id)
+            .count()
     }
 
     pub(crate) fn tell(&mut self, id: Id, name: &str, value: Option<Vec<u8>>) {
@@ -155,6 +192,11 @@ impl Tree {
         let reached: BTreeSet<Id> = self.paths().into_values().map(|(_, id)| id).collect();
         self.nodes.retain(|id, _| *id == ROOT || reached.contains(id));
     }
+}
+
+/// What a read of a file is compared by.
+fn seen(tree: &Tree, id: Id) -> Option<(u64, u64)> {
+    tree.file(id).map(|file| (file.version, file.inode))
 }
 
 fn walk(children: &dyn Fn(Id) -> BTreeMap<String, Id>) -> BTreeMap<String, (At, Id)> {
@@ -182,8 +224,15 @@ struct Told {
 }
 
 /// An open transaction.
+#[derive(Clone)]
 pub(crate) struct Txn {
     begun: u64,
+    /// What it read must stay as it is, too.
+    strict: bool,
+    /// Base files that a strict one read, with their versions and inodes.
+    read: BTreeMap<Id, Option<(u64, u64)>>,
+    /// Permission bits of what it changed.
+    modes: BTreeMap<Id, u32>,
     touched: BTreeMap<At, Option<(Id, u64, u64)>>,
     hidden: BTreeSet<At>,
     staged: BTreeMap<At, Id>,
@@ -198,9 +247,12 @@ pub(crate) struct Txn {
 }
 
 impl Txn {
-    pub(crate) fn begin(tree: &Tree) -> Txn {
+    pub(crate) fn begin(tree: &Tree, strict: bool) -> Txn {
         Txn {
             begun: tree.clock,
+            strict,
+            read: BTreeMap::new(),
+            modes: BTreeMap::new(),
             touched: BTreeMap::new(),
             hidden: BTreeSet::new(),
             staged: BTreeMap::new(),
@@ -265,6 +317,11 @@ impl Txn {
         }
     }
 
+    /// Whether something was told of a node.
+    pub(crate) fn tells(&self, id: Id) -> bool {
+        self.told.keys().any(|(told, _)| *told == id)
+    }
+
     fn touch(&mut self, tree: &Tree, at: &At) {
         // Nobody outside can do anything in a new directory.
         if !self.new_dirs.contains(&at.0) {
@@ -316,10 +373,52 @@ impl Txn {
         self.touch_above(tree, at.0);
         self.touch(tree, at);
         self.staged.insert(at.clone(), id);
+        // A copy has the mode of that time.
+        self.modes.insert(id, self.mode(tree, id));
         self.files.insert(id, content);
     }
 
+    /// What it shows in a file.
+    pub(crate) fn content(&self, tree: &Tree, id: Id) -> String {
+        let staged = self.files.get(&id).cloned();
+        staged.unwrap_or_else(|| tree.file(id).unwrap().content.clone())
+    }
+
+    /// The permission bits that it shows.
+    pub(crate) fn mode(&self, tree: &Tree, id: Id) -> u32 {
+        let staged = self.modes.get(&id).copied();
+        staged
+            .or(tree.file(id).map(|file| file.mode))
+            .unwrap_or(NEW_FILE_MODE)
+    }
+
+    pub(crate) fn chmod(&mut self, tree: &Tree, at: &At, id: Id, mode: u32) {
+        self.write(tree, at, id, self.content(tree, id));
+        self.modes.insert(id, mode);
+    }
+
+    pub(crate) fn link(&mut self, tree: &Tree, at: &At, id: Id, to: At) {
+        self.write(tree, at, id, self.content(tree, id));
+        self.touch_above(tree, to.0);
+        self.touch(tree, &to);
+        self.staged.insert(to, id);
+    }
+
+    /// Reads a file. What is staged is its own business.
+    pub(crate) fn read(&mut self, tree: &Tree, id: Id) {
+        if self.strict && !self.files.contains_key(&id) {
+            self.read.entry(id).or_insert(seen(tree, id));
+        }
+    }
+
+    /// Names that lead to a file in it.
+    pub(crate) fn links(&self, tree: &Tree, id: Id) -> usize {
+        let paths = self.paths(tree);
+        paths.values().filter(|(_, other)| *other == id).count()
+    }
+
     pub(crate) fn remove(&mut self, tree: &Tree, at: &At, id: Id) {
+        let last = self.links(tree, id) == 1;
         self.touch_above(tree, at.0);
         self.touch(tree, at);
         if self.is_dir(tree, id) && !self.new_dirs.contains(&id) {
@@ -328,8 +427,10 @@ impl Txn {
                 .push((id, gone.map(|(_, name)| name.clone()).collect()));
         }
         self.hide(at);
-        self.files.remove(&id);
-        self.gone.insert(id);
+        if last {
+            self.files.remove(&id);
+            self.gone.insert(id);
+        }
     }
 
     pub(crate) fn rename(&mut self, tree: &Tree, at: &At, id: Id, to: At) {
@@ -380,6 +481,11 @@ impl Txn {
                 found.push(format!("{id}#{name}"));
             }
         }
+        let read = self
+            .read
+            .iter()
+            .filter(|(id, before)| seen(tree, **id) != **before);
+        found.extend(read.map(|(id, _)| format!("{id} was read")));
         for (dir, gone) in &self.emptied {
             let new = tree
                 .children(*dir)
@@ -390,8 +496,39 @@ impl Txn {
         found
     }
 
+    /// The same when it has taken what others did for its base and its own side has won; none where that may leave
+    /// conflicts: it is sure for files that both changed, under the names at which they were.
+    pub(crate) fn rebased(&self, tree: &Tree) -> Option<Txn> {
+        let mut rebased = self.clone();
+        for (at, base) in &self.touched {
+            let now = tree.stands(at);
+            if now != *base {
+                let (before, after) = ((*base)?.0, now?.0);
+                if before != after || self.staged.get(at) != Some(&after) || !self.files.contains_key(&after)
+                {
+                    return None;
+                }
+                rebased.touched.insert(at.clone(), now);
+            }
+        }
+        for ((id, name), told) in &mut rebased.told {
+            if let Some((inode, before)) = &mut told.before {
+                let file = tree.file(*id)?;
+                if file.inode != *inode && !self.files.contains_key(id) || self.gone.contains(id) {
+                    return None;
+                }
+                (*inode, *before) = (file.inode, file.told.get(name).cloned());
+            }
+        }
+        for (id, before) in &mut rebased.read {
+            *before = seen(tree, *id);
+        }
+        rebased.emptied.is_empty().then_some(rebased)
+    }
+
     /// All of it at once.
     pub(crate) fn commit(self, tree: &mut Tree) {
+        let inodes: BTreeMap<Id, usize> = self.files.keys().map(|id| (*id, tree.links(*id))).collect();
         for (dir, name) in &self.hidden {
             if let Some(Node::Dir(children)) = tree.nodes.get_mut(dir) {
                 children.remove(name);
@@ -410,15 +547,23 @@ impl Txn {
             }
             // A container that stays where it is was not changed.
             if tree.file(id).is_some() {
-                tree.note(id);
+                tree.stir(id);
             }
         }
         for (dir, _) in &self.hidden {
             tree.note(*dir);
         }
+        // A file that lost a name and has others is another by its times.
+        for (id, ..) in self.hidden.iter().filter_map(|at| *self.touched.get(at)?) {
+            if tree.file(id).is_some() {
+                tree.stir(id);
+            }
+        }
         for (id, content) in self.files {
             tree.write(id, content);
-            tree.file_mut(id).inode += 1;
+            let file = tree.file_mut(id);
+            file.inode += u64::from(inodes[&id] < 2);
+            file.mode = self.modes.get(&id).copied().unwrap_or(NEW_FILE_MODE);
         }
         for ((id, name), told) in self.told {
             if tree.file(id).is_some() && !self.gone.contains(&id) {

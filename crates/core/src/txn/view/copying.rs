@@ -91,12 +91,7 @@ impl View {
     fn copied(&self, ino: Ino, upper: Ino, attr: &Attr) -> Result<()> {
         let linked = attr.mode & libc::S_IFMT == libc::S_IFREG && attr.nlink > 1;
         if linked {
-            let kept = self.upper.lookup(Ino::ROOT, OsStr::new(KEPT))?;
-            let linked = self
-                .upper
-                .link(upper, kept.attr.ino, OsStr::new(&ino.0.to_string()));
-            self.upper.forget(kept.attr.ino, 1);
-            self.upper.forget(linked?.attr.ino, 1);
+            self.keep_for_links(ino, upper)?;
         }
         let mut state = self.state.lock();
         state.by_upper.insert(upper, ino.0);
@@ -111,6 +106,17 @@ impl View {
             .is_some_and(|seen| seen != (attr.size, attr.mtime, attr.ctime));
         let here = (node.parent, node.name.clone());
         node.origin.get_or_insert(here);
+        Ok(())
+    }
+
+    /// Gives a copy its name outside of the tree.
+    pub(in crate::txn) fn keep_for_links(&self, ino: Ino, upper: Ino) -> Result<()> {
+        let kept = self.upper.lookup(Ino::ROOT, OsStr::new(KEPT))?;
+        let linked = self
+            .upper
+            .link(upper, kept.attr.ino, OsStr::new(&ino.0.to_string()));
+        self.upper.forget(kept.attr.ino, 1);
+        self.upper.forget(linked?.attr.ino, 1);
         Ok(())
     }
 
