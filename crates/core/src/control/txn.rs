@@ -212,7 +212,7 @@ fn report_ino(txn: &Txn, report: Report) -> Ino {
 
 /// How long whoever ends a transaction waits for the kernel to forget it. It takes the kernel some microseconds for each
 /// file that was looked at in the transaction; what takes longer goes on alone.
-const FORGET_WAIT: Duration = Duration::from_millis(3);
+const FORGET_WAIT: Duration = Duration::from_millis(2);
 
 /// Tells the kernel that a transaction has ended that did not end through the mount: its directory is not there, whatever
 /// the kernel has cached.

@@ -202,7 +202,13 @@ fn seen(tree: &Tree, id: Id) -> Option<(u64, u64)> {
 fn walk(children: &dyn Fn(Id) -> BTreeMap<String, Id>) -> BTreeMap<String, (At, Id)> {
     let mut found = BTreeMap::new();
     let mut todo = vec![(String::new(), ROOT)];
+    let mut entered = BTreeSet::new();
     while let Some((path, dir)) = todo.pop() {
+        // One moved a folder into another inside, somebody else the other into the one outside: the transaction shows
+        // both until it is refused.
+        if !entered.insert(dir) {
+            continue;
+        }
         for (name, id) in children(dir) {
             let below = match path.is_empty() {
                 true => name.clone(),
