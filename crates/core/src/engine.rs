@@ -95,7 +95,12 @@ impl Engine {
     /// The same for opening it with these flags.
     pub fn open_may_wait(&self, ino: Ino, flags: i32) -> bool {
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
-        ino.is_control() || ino.is_staged() && writes
+        ino.is_control() || writes && (ino.is_staged() || self.stack.keeper().is_some())
+    }
+
+    /// The same for changing its attributes.
+    pub fn setattr_may_wait(&self, ino: Ino, set: &SetAttr) -> bool {
+        self.may_wait(ino) || set.size.is_some() && self.stack.keeper().is_some()
     }
 
     /// The same for an extended attribute of a file.

@@ -13,6 +13,7 @@ pub(crate) mod copy;
 mod directory;
 mod handle;
 mod identity;
+pub mod keep;
 mod lookup;
 mod mounts;
 mod name;
@@ -39,6 +40,7 @@ use rustix::fs::Statx;
 use self::change::ChangeSink;
 use self::directory::OpenDir;
 use self::identity::Identity;
+use self::keep::Keeper;
 use self::mounts::Mounts;
 use self::node::{KeptFds, Node, Reference};
 use self::ops::Entry;
@@ -112,6 +114,7 @@ pub struct Stack {
     dirs: Slab<OpenDir>,
     changes: Arc<dyn ChangeSink>,
     kernel: OnceLock<Arc<dyn Invalidate>>,
+    keeper: OnceLock<Arc<Keeper>>,
     watched: AtomicBool,
 }
 
@@ -140,6 +143,7 @@ impl Stack {
             dirs: Slab::new(),
             changes,
             kernel: OnceLock::new(),
+            keeper: OnceLock::new(),
             watched: AtomicBool::new(false),
         };
         let node = Node::new(
@@ -159,6 +163,17 @@ impl Stack {
     pub fn connect(&self, kernel: Arc<dyn Invalidate>) {
         // A second call comes from a second mount of the same stack, which there is none of.
         let _ = self.kernel.set(kernel);
+    }
+
+    /// Says who keeps what files were at snapshots.
+    pub fn keep_with(&self, keeper: Arc<Keeper>) {
+        // There is one store to a stack.
+        let _ = self.keeper.set(keeper);
+    }
+
+    /// Who keeps old contents, while there is a snapshot.
+    pub(crate) fn keeper(&self) -> Option<&Arc<Keeper>> {
+        self.keeper.get().filter(|keeper| keeper.is_on())
     }
 
     /// Device and inode number on the backing filesystem.

@@ -22,6 +22,7 @@ pub mod verify;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,7 @@ use vexfs_vector::{Database, Measure, Options as VectorOptions, Space, SpaceConf
 use crate::change::ChangeSink;
 use crate::error::{Error, Result};
 use crate::fs::Stack;
+use crate::fs::keep::Keeper;
 use crate::fs::ops::Caller;
 use crate::metrics::Metrics;
 use crate::query::answer::path_text;
@@ -109,6 +111,8 @@ pub struct Knowledge {
     root: OwnedFd,
     started: Instant,
     mount: OnceLock<Mount>,
+    scanned: Arc<AtomicBool>,
+    keeper: OnceLock<Arc<Keeper>>,
     /// The transactions over the tree. They hold this, which they tell through.
     desk: OnceLock<Weak<Desk>>,
 }
@@ -165,6 +169,8 @@ impl Knowledge {
             root,
             started: Instant::now(),
             mount: OnceLock::new(),
+            scanned: Arc::default(),
+            keeper: OnceLock::new(),
             desk: OnceLock::new(),
         });
         knowledge.resume_migration()?;

@@ -147,7 +147,7 @@ impl Filesystem for Adapter {
             mtime: mtime.map(time_set),
             fh: fh.map(|fh| fh.0),
         };
-        self.run(self.core.engine.may_wait(ino), move |core| {
+        self.run(self.core.engine.setattr_may_wait(ino, &set), move |core| {
             core.attr(core.engine.setattr(&caller, ino, &set), reply);
         });
     }

@@ -16,6 +16,7 @@ use vexfs_core::change::{Change, ChangeSink};
 use vexfs_core::control::{ControlDirectory, ControlTree, TxnControl};
 use vexfs_core::engine::Engine;
 use vexfs_core::fs::Stack;
+use vexfs_core::fs::keep::Keeper;
 use vexfs_core::ids::{Ino, NodeKey};
 use vexfs_core::metrics::Metrics;
 use vexfs_core::store::dir::StoreDir;
@@ -148,6 +149,9 @@ pub(crate) fn compose(
     };
     let stack = Arc::new(Stack::new(root, stack_options, changes)?);
     let metrics = Arc::new(Metrics::new());
+    if let Some((search, store)) = search.filter(|_| !options.read_only()) {
+        keep_for_snapshots(search, store, &stack)?;
+    }
     let control = search.map(|(search, _)| {
         search.knowledge().set_mount(metrics.clone(), stack.clone());
         let render = Engine::new(stack.clone(), None, metrics.clone());
@@ -190,6 +194,17 @@ pub(crate) fn compose(
 fn may_mount() -> bool {
     rustix::thread::capabilities(None)
         .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN))
+}
+
+/// What files of snapshots contain is kept in the store before it is lost.
+fn keep_for_snapshots(search: &Service, store: &StoreDir, stack: &Arc<Stack>) -> Result<()> {
+    let rows = search.knowledge().store().clone();
+    // When in doubt it is kept.
+    let knows = move |key| rows.read(|rows| rows.knew(key)).unwrap_or(true);
+    let keeper = Arc::new(Keeper::open(store.path().join("snapshots"), Box::new(knows))?);
+    search.knowledge().keep_with(keeper.clone())?;
+    stack.keep_with(keeper);
+    Ok(())
 }
 
 /// Transactions over the tree. There are none where nothing may be written, or where the store is on another

@@ -66,6 +66,9 @@ impl Stack {
 
     fn truncate(&self, node: &Arc<Node>, fh: Option<u64>, size: u64) -> Result<()> {
         self.changes.maybe_changed(self.key(node));
+        if node.is_file() {
+            self.keep_content(node)?;
+        }
         if let Some(file) = fh.and_then(|fh| self.file(fh).ok()) {
             // The release of the file will find the change.
             return Ok(rustix::fs::ftruncate(&*file, size)?);

@@ -14,8 +14,8 @@ use super::lookup::{NodeFd, open_beneath, proc_path};
 use super::node::{Absent, Node, Reference};
 use super::open::{NEVER, Opened, Reopen, Use};
 use super::ops::{Caller, Entry};
-use super::stat::{birth, stat_at};
-use crate::ids::Ino;
+use super::stat::{birth, device, kind, stat_at};
+use crate::ids::{Ino, NodeKey};
 use crate::{Error, Result};
 
 /// Flags of a creating open that reach the backing filesystem, see `OPEN_FLAGS` in `open`.
@@ -35,6 +35,9 @@ impl Stack {
     ) -> Result<(Entry, Opened)> {
         let (dir, dir_fd) = self.dir_for(parent, name)?;
         // O_NONBLOCK: if the name has just become a FIFO, opening it must not wait.
+        if flags & libc::O_EXCL == 0 {
+            self.keep_named(dir_fd.as_fd(), name)?;
+        }
         let all = flags & CREATE_FLAGS | libc::O_CREAT | libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let fd = self.identity.create(caller, (mode, umask), || {
             Ok(open_beneath(dir_fd.as_fd(), name, all, mode & 0o7777)?)
@@ -144,7 +147,15 @@ impl Stack {
         let moved = self.named_only(&from, from_fd.as_fd(), name);
         let target = self.named_only(&to, to_fd.as_fd(), new_name);
         let flags = RenameFlags::from_bits_retain(flags);
-        rustix::fs::renameat_with(&from_fd, name, &to_fd, new_name, flags)?;
+        let rename = || {
+            Ok(rustix::fs::renameat_with(
+                &from_fd, name, &to_fd, new_name, flags,
+            )?)
+        };
+        match flags.intersects(RenameFlags::EXCHANGE | RenameFlags::NOREPLACE) {
+            true => rename()?,
+            false => self.losing(to_fd.as_fd(), new_name, rename)?,
+        }
         if let Some(target) = &target {
             if flags.contains(RenameFlags::EXCHANGE) {
                 target.set_reference(Reference::name(parent, name));
@@ -159,6 +170,29 @@ impl Stack {
         self.name_changed(&to, new_name);
         self.name_changed(&from, name);
         Ok(())
+    }
+
+    /// Does something that takes a name from a file, which is kept if a snapshot has it and the name is its last.
+    fn losing(&self, dir: BorrowedFd<'_>, name: &OsStr, lose: impl FnOnce() -> Result<()>) -> Result<()> {
+        match self.keeper() {
+            Some(keeper) => keeper.losing(dir, name, lose),
+            None => lose(),
+        }
+    }
+
+    /// Keeps what a name leads to, which is about to be opened for writing.
+    fn keep_named(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+        let Some(keeper) = self.keeper() else {
+            return Ok(());
+        };
+        match stat_at(dir, name) {
+            Ok(stat) if kind(&stat) == libc::S_IFREG => {
+                let (dev, ino) = (device(&stat), stat.stx_ino);
+                let flags = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+                keeper.before_change(NodeKey { dev, ino }, || Ok(open_beneath(dir, name, flags, 0)?))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn make(
@@ -180,7 +214,9 @@ impl Stack {
     fn remove(&self, parent: Ino, name: &OsStr, how: AtFlags) -> Result<()> {
         let (dir, dir_fd) = self.dir_for(parent, name)?;
         let victim = self.named_only(&dir, dir_fd.as_fd(), name);
-        rustix::fs::unlinkat(&dir_fd, name, how)?;
+        self.losing(dir_fd.as_fd(), name, || {
+            Ok(rustix::fs::unlinkat(&dir_fd, name, how)?)
+        })?;
         if let Some(victim) = victim {
             victim.set_reference(Reference::Descriptor);
         }

@@ -113,6 +113,7 @@ impl Stack {
         let mut flags = flags & OPEN_FLAGS;
         if matches!(purpose, Use::Write { .. }) {
             self.changes.maybe_changed(self.key(&node));
+            self.keep_content(&node)?;
         }
         if flags & libc::O_TRUNC != 0 {
             // The kernel finds out only after we have truncated: too late for whoever runs the file.
@@ -250,6 +251,20 @@ impl Stack {
             }
         }
         Ok(done)
+    }
+
+    /// Keeps what a file contains for the latest snapshot, before it is changed first.
+    pub(super) fn keep_content(&self, node: &Arc<Node>) -> Result<()> {
+        match self.keeper() {
+            Some(keeper) => keeper.before_change(self.key(node), || self.reopen(node, libc::O_RDONLY)),
+            None => Ok(()),
+        }
+    }
+
+    /// The same for all files that are open for writing: their writers ask nobody again.
+    pub(crate) fn keep_open_files(&self) -> Result<()> {
+        let open = self.files.select(OpenFile::writes);
+        open.iter().try_for_each(|file| self.keep_content(&file.node))
     }
 
     /// Closes a file. If it was written, the index and the kernel's cache of attributes hear of it before this

@@ -51,6 +51,12 @@ impl Stack {
         self.table.get(ino).is_some_and(|node| node.is_being_written())
     }
 
+    /// Keeps what a file contains for the latest snapshot: it is about to be changed, not through this stack.
+    pub(crate) fn keep_content_of(&self, key: NodeKey) -> Result<()> {
+        let node = self.ino_of(key).and_then(|ino| self.table.get(ino));
+        node.map_or(Ok(()), |node| self.keep_content(&node))
+    }
+
     /// The way to the kernel's caches, if there is a kernel.
     pub(crate) fn kernel_caches(&self) -> Option<Arc<dyn Invalidate>> {
         self.kernel().cloned()

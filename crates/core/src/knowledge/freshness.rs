@@ -3,6 +3,7 @@
 //! close(2) returns before the kernel has told us of it. So a file that is open for writing is looked at by whoever
 //! waits, and counts as pending as long as it differs from what the index was told.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use vexfs_vector::kernel::Kernels;
@@ -126,21 +127,29 @@ impl Knowledge {
 
     /// Looks at the whole tree and returns when that is done; what changed is indexed afterwards.
     pub fn scan(&self) -> Result<()> {
-        self.indexer.scan(|_| true)
+        self.indexer.scan(|_| true)?;
+        self.scanned.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Begins to look at the whole tree: what changed while nobody watched is pending from now on, and indexed
     /// afterwards.
     pub fn scan_in_background(&self) -> Result<()> {
         let scan = self.indexer.begin_scan()?;
-        let indexer = self.indexer.clone();
+        let (indexer, scanned) = (self.indexer.clone(), self.scanned.clone());
         std::thread::Builder::new()
             .name("vexfs-scan".into())
             .spawn(move || match indexer.follow_scan(scan, |_| true) {
-                Ok(()) | Err(Error::Stopped) => {}
+                Ok(()) => scanned.store(true, Ordering::Release),
+                Err(Error::Stopped) => {}
                 Err(error) => tracing::error!(%error, "the scan of the tree failed"),
             })?;
         Ok(())
+    }
+
+    /// Whether the whole tree has been looked at since the start: what changed while nobody watched is in the catalog.
+    pub(super) fn is_scanned(&self) -> bool {
+        self.scanned.load(Ordering::Acquire)
     }
 
     /// Waits until what was reported of a file so far can be found.

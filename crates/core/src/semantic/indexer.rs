@@ -361,6 +361,12 @@ impl Indexer {
         self.shared.inbox.wait_settled(deadline(timeout))
     }
 
+    /// The same, and until the folders are walked that this made it look into.
+    pub fn wait_followed(&self, timeout: Duration) -> bool {
+        let deadline = deadline(timeout);
+        self.shared.inbox.wait_settled(deadline) && self.shared.inbox.wait_walked(deadline)
+    }
+
     /// Waits until all changes of a file that were reported so far can be found, for `index=sync`. Returns whether
     /// they can; a file that is kept out, or is gone, counts as done.
     pub fn wait_file(&self, node: NodeKey, timeout: Duration) -> bool {

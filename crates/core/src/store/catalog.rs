@@ -314,7 +314,8 @@ impl Tx<'_> {
                 true => State::Stale,
             };
         }
-        if row.facts.same_inode(&indexed.facts) {
+        // When it was touched meanwhile, what was seen then is newer.
+        if !again && row.facts.same_inode(&indexed.facts) {
             row.facts = indexed.facts;
         }
         row.hash = indexed.hash.or(row.hash);

@@ -127,6 +127,15 @@ impl Rows<'_> {
         Ok(files)
     }
 
+    /// Whether an inode is or was a file that the catalog knows.
+    pub fn knew(&self, key: NodeKey) -> Result<bool> {
+        let mut statement = self.0.prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM file WHERE dev = ?1 AND ino = ?2)
+             OR EXISTS (SELECT 1 FROM past_file WHERE dev = ?1 AND ino = ?2)",
+        )?;
+        Ok(statement.query_row([key.dev as i64, key.ino as i64], |row| row.get(0))?)
+    }
+
     /// The file that a name meant.
     pub fn child_at(&self, parent: FileId, name: &OsStr, at: Moment) -> Result<Option<FileId>> {
         let mut statement = self.0.prepare_cached(

@@ -150,6 +150,7 @@ CREATE TABLE past_file (
     PRIMARY KEY (id, snapshot)
 ) WITHOUT ROWID;
 CREATE INDEX past_file_at ON past_file(snapshot);
+CREATE INDEX past_file_by_key ON past_file(dev, ino);
 CREATE TABLE past_name (
     parent   INTEGER NOT NULL,
     name     BLOB NOT NULL,

@@ -22,7 +22,7 @@ use super::rebase::{How, rebase};
 #[cfg(debug_assertions)]
 use super::settle::die_at_point;
 use super::settle::{COMMIT, is_applied, mark_applied, open_dir, places, settle, staged_bytes};
-use super::step::{Places, What, decode, encode};
+use super::step::{Places, Step, What, decode, encode};
 use super::teller::Teller;
 use super::transaction::Txn;
 use super::view::{NUMBER_BITS, View};
@@ -98,7 +98,7 @@ impl Desk {
                 tracing::info!(steps = steps.len(), "finishing a commit");
                 places(&stage, &tree)?.carry_out(&steps, |_| Ok(()))?;
             }
-            settle(&store, &tree, &stage)?;
+            settle(&store, &tree, &stage, stack.keeper().map(|keeper| &**keeper))?;
         }
         for stage in std::fs::read_dir(&stages)? {
             std::fs::remove_dir_all(stage?.path())?;
@@ -311,12 +311,15 @@ impl Desk {
         self.check(txn)?;
         let plan = plan::plan(&txn.view)?;
         let places = places(&txn.stage, &self.tree)?;
+        for step in plan.steps.iter().filter(|step| step.what == What::Rewrite) {
+            self.stack.keep_content_of(step.key)?;
+        }
         rustix::fs::syncfs(&places.stage)?;
         self.point()?;
         let generation = self.switch(txn, &plan, &places)?;
         self.open.write().remove(&txn.name);
         self.tell(&plan);
-        self.settle_later(txn.stage.clone());
+        self.settle_later(txn.stage.clone(), losing_links(&plan));
         Ok(generation)
     }
 
@@ -379,7 +382,7 @@ impl Desk {
         }
         self.open.write().remove(&txn.name);
         self.stack.everything_was_changed();
-        self.settle_later(txn.stage.clone());
+        self.settle_later(txn.stage.clone(), Vec::new());
         Ok(self.store.generation())
     }
 
@@ -419,15 +422,36 @@ impl Desk {
         Ok(txn)
     }
 
-    fn settle_later(&self, stage: PathBuf) {
-        let store = self.store.clone();
+    /// Settles a commit later, and tells the kernel of inodes that have fewer links then.
+    fn settle_later(&self, stage: PathBuf, fewer: Vec<Ino>) {
+        let (store, stack) = (self.store.clone(), self.stack.clone());
         match rustix::io::fcntl_dupfd_cloexec(&self.tree, 0) {
             Ok(tree) => self.later(move || {
-                if let Err(error) = settle(&store, &tree, &stage) {
+                let keeper = stack.keeper().map(|keeper| &**keeper);
+                if let Err(error) = settle(&store, &tree, &stage, keeper) {
                     tracing::warn!(%error, "a commit is settled at the next start");
+                }
+                if let Some(kernel) = stack.kernel_caches() {
+                    fewer.iter().for_each(|ino| kernel.inode(*ino, false));
                 }
             }),
             Err(error) => tracing::warn!(%error, "a commit is settled at the next start"),
+        }
+    }
+
+    /// Does something while no request by name is under way and no commit goes on.
+    pub fn quiet<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let switch = self.gate.prepare();
+        let _closed = switch.close();
+        work()
+    }
+
+    /// Waits until nothing is left to do of commits that have returned.
+    pub fn wait_settled(&self) {
+        let settling = std::mem::take(&mut *self.settling.lock());
+        for thread in settling {
+            // It has logged what went wrong.
+            let _ = thread.join();
         }
     }
 
@@ -454,6 +478,16 @@ impl Desk {
     }
 }
 
+/// Inodes that may have further links in the stage until the commit is settled: what was held on its way, and what stood in
+/// a removed directory besides.
+fn losing_links(plan: &Plan) -> Vec<Ino> {
+    let links = |step: &Step| matches!(step.what, What::HoldFile | What::Trash);
+    match plan.steps.iter().any(links) {
+        true => plan.inodes.clone(),
+        false => Vec::new(),
+    }
+}
+
 fn conflict(paths: &[PathBuf]) -> Error {
     let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
     Error::Conflict(paths.join(", "))
@@ -461,10 +495,7 @@ fn conflict(paths: &[PathBuf]) -> Error {
 
 impl Drop for Desk {
     fn drop(&mut self) {
-        for thread in self.settling.lock().drain(..) {
-            // It has logged what went wrong.
-            let _ = thread.join();
-        }
+        self.wait_settled();
     }
 }
 

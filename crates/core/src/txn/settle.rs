@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::step::Places;
 use crate::Result;
+use crate::fs::keep::Keeper;
 use crate::store::Store;
 
 /// Kind of the store's rows in which the steps of a commit stand until they are settled.
@@ -66,7 +67,12 @@ fn boot() -> std::io::Result<Vec<u8>> {
 }
 
 /// The steps are done: makes the tree durable, forgets the steps, removes the stage with all that was replaced.
-pub(super) fn settle(store: &Store, tree: &OwnedFd, stage: &Path) -> Result<()> {
+///
+/// What snapshots have of it goes to `keeper`.
+pub(super) fn settle(store: &Store, tree: &OwnedFd, stage: &Path, keeper: Option<&Keeper>) -> Result<()> {
+    if let Some(keeper) = keeper {
+        keeper.take_from(open_dir(stage)?.as_fd())?;
+    }
     rustix::fs::syncfs(tree)?;
     let name = stage.file_name().unwrap_or_default().as_bytes();
     store.write(|tx| tx.save(COMMIT, name, None))?;

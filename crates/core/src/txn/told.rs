@@ -14,10 +14,13 @@ use crate::fs::ops::Caller;
 use crate::ids::{FileId, Ino, NodeKey};
 use crate::semantic::scan::tree::Tree;
 use crate::store::Tx;
-use crate::store::file::{Facts, ROOT};
+use crate::store::file::{Facts, Kind, ROOT};
 use crate::store::mirror::Name;
 use crate::store::naming::{Trust, Want};
 use crate::{Error, Result};
+
+/// Why a folder that enters the catalog with a commit is not searched, until the indexer has looked into it a moment later.
+const NOT_LOOKED_INTO: &str = "not looked into yet";
 
 /// What was said of a file under the name of an attribute.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -308,7 +311,12 @@ impl View {
             name: name.as_bytes().into(),
         };
         let facts = facts.ok_or(Error::Os(libc::ESTALE))?;
-        Ok(tx.bind(&at, &facts, &Want::Index, Trust::Nothing)?.0)
+        let want = match facts.kind {
+            // Entered here as one that is taken in, it would pass for one whose entries are all known.
+            Kind::Directory => Want::Exclude(NOT_LOOKED_INTO.to_owned()),
+            _ => Want::Index,
+        };
+        Ok(tx.bind(&at, &facts, &want, Trust::Nothing)?.0)
     }
 
     /// The facts of a staged inode where it stands in the stage.

@@ -31,6 +31,7 @@ use crate::{Error, Result};
 
 mod attributes;
 pub(super) mod before;
+mod content;
 mod copying;
 mod files;
 mod limits;

@@ -1,5 +1,7 @@
 //! Snapshots: made, listed, dropped and compared.
 
+use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -11,7 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 use vexfs_core::Error;
 use vexfs_core::knowledge::Knowledge;
-use vexfs_core::knowledge::snapshots::NOW;
+use vexfs_core::knowledge::snapshots::{NOW, Restore};
 
 use super::{From, Shared, parameter, read, verb};
 
@@ -19,6 +21,7 @@ pub(super) fn routes() -> Router<Arc<Knowledge>> {
     Router::new()
         .route("/v1/snapshots", get(list).post(create).delete(drop_one))
         .route("/v1/snapshots/diff", post(diff))
+        .route("/v1/snapshots/restore", post(restore))
 }
 
 async fn list(State(knowledge): Shared, from: From) -> Response {
@@ -63,6 +66,29 @@ async fn diff(State(knowledge): Shared, from: From, body: Bytes) -> Response {
     verb(from, move |caller| {
         let body: Two = read(&body)?;
         knowledge.snapshot_diff(caller, &body.from, body.to.as_deref().unwrap_or(NOW))
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RestoreBody {
+    name: String,
+    #[serde(default)]
+    path: PathBuf,
+    #[serde(default)]
+    transaction: Option<String>,
+}
+
+async fn restore(State(knowledge): Shared, from: From, body: Bytes) -> Response {
+    verb(from, move |caller| {
+        let body: RestoreBody = read(&body)?;
+        let what = Restore {
+            name: &body.name,
+            below: &body.path,
+            transaction: body.transaction.as_deref().map(OsStr::new),
+        };
+        knowledge.snapshot_restore(caller, &what)
     })
     .await
 }

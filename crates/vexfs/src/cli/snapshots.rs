@@ -1,14 +1,15 @@
 //! `vexfs snapshot`: generations with names, and what differs between them.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use serde_json::{Value, json};
+use vexfs_core::store::dir::CTLNAME_DEFAULT;
 
 use super::client::percent;
-use super::failure::Failure;
-use super::place::At;
+use super::failure::{ERROR, Failure};
+use super::place::{At, text};
 
 /// Snapshots of the files and of what was told of them
 #[derive(Subcommand, Debug)]
@@ -20,7 +21,7 @@ pub(crate) enum SnapshotCommand {
         #[command(flatten)]
         at: At,
     },
-    /// List the snapshots, the oldest first: name, generation, time
+    /// List the snapshots, the oldest first: name, generation, time, bytes that are kept for it
     List {
         /// One JSON object
         #[arg(long)]
@@ -39,6 +40,20 @@ pub(crate) enum SnapshotCommand {
         /// One JSON object
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Stage a transaction that brings files, vectors, tags, metadata and relations back, and print its directory. `txn
+    /// diff` shows what it changes, `txn commit` makes it so
+    Restore {
+        /// The snapshot
+        name: String,
+        /// Only what was below this path
+        #[arg(long)]
+        path: Option<PathBuf>,
+        /// The name of the transaction; restore-NAME if nothing is said
+        #[arg(long, value_name = "NAME")]
+        txn: Option<String>,
         #[command(flatten)]
         at: At,
     },
@@ -69,7 +84,8 @@ pub(crate) fn snapshot(command: &SnapshotCommand) -> Result<u8, Failure> {
             for row in answer["snapshots"].as_array().into_iter().flatten() {
                 let seconds = row["created_ns"].as_i64().unwrap_or(0) / 1_000_000_000;
                 let name = row["name"].as_str().unwrap_or_default();
-                writeln!(out, "{name}\t{}\t{}", row["generation"], date(seconds))?;
+                let kept = row["kept_bytes"].as_u64().unwrap_or(0);
+                writeln!(out, "{name}\t{}\t{}\t{kept}", row["generation"], date(seconds))?;
             }
         }
         SnapshotCommand::Diff { from, to, json, at } => {
@@ -81,6 +97,19 @@ pub(crate) fn snapshot(command: &SnapshotCommand) -> Result<u8, Failure> {
                 false => print_diff(&mut out, &answer)?,
             }
         }
+        SnapshotCommand::Restore { name, path, txn, at } => {
+            let found = at.find(here)?;
+            let below = match path {
+                Some(path) => found.below(at, path)?,
+                None => PathBuf::new(),
+            };
+            let body = json!({ "name": name, "path": text(&below)?, "transaction": txn });
+            let answer = found.client.post("/v1/snapshots/restore", &body)?;
+            let transaction = answer["transaction"].as_str().unwrap_or_default();
+            let dir = Path::new(CTLNAME_DEFAULT).join("txn").join(transaction);
+            writeln!(io::stdout(), "{}", found.root.join(dir).display())?;
+            return missing(&answer);
+        }
         SnapshotCommand::Drop { name, at } => {
             let target = format!("/v1/snapshots?name={}", percent(name.as_bytes()));
             at.find(here)?.client.bytes("DELETE", &target, b"")?;
@@ -89,10 +118,23 @@ pub(crate) fn snapshot(command: &SnapshotCommand) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// Names what a restore leaves as it is.
+fn missing(answer: &Value) -> Result<u8, Failure> {
+    let mut code = 0;
+    for path in answer["missing"].as_array().into_iter().flatten() {
+        eprintln!(
+            "vexfs: {}: the old content was not kept",
+            path.as_str().unwrap_or_default()
+        );
+        code = ERROR;
+    }
+    Ok(code)
+}
+
 /// A letter and a path a line, as the lists of transactions.
 fn print_diff(out: &mut impl Write, answer: &Value) -> io::Result<()> {
     let list = |name: &str| answer[name].as_array().into_iter().flatten();
-    let text = |object: &Value, name: &str| object[name].as_str().unwrap_or_default().to_owned();
+    let word = |object: &Value, name: &str| object[name].as_str().unwrap_or_default().to_owned();
     let letter = |object: &Value| match object["change"].as_str() {
         Some("added") => 'A',
         Some("removed") => 'D',
@@ -101,14 +143,17 @@ fn print_diff(out: &mut impl Write, answer: &Value) -> io::Result<()> {
         _ => 'M',
     };
     for file in list("files") {
-        let path = text(file, "path");
+        let mut path = word(file, "path");
+        if file["kept"] == false {
+            path.push_str("  (the old content was not kept)");
+        }
         match file["from"].as_str() {
             Some(from) => writeln!(out, "{} {from} -> {path}", letter(file))?,
             None => writeln!(out, "{} {path}", letter(file))?,
         }
     }
     for told in list("told") {
-        let (path, name) = (text(told, "path"), text(told, "name"));
+        let (path, name) = (word(told, "path"), word(told, "name"));
         match told["target"].as_str() {
             Some(target) => writeln!(out, "{} {path}#{name} -> {target}", letter(told))?,
             None => writeln!(out, "{} {path}#{name}", letter(told))?,

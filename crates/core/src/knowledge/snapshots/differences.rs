@@ -3,7 +3,7 @@
 //! Files are followed by their ids, so a renamed one is one file, and of a renamed folder only its own name differs. A
 //! file that took the name of one that went counts as the same one changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -86,7 +86,17 @@ impl Pair {
         changes
     }
 
-    pub(super) fn json(&self) -> Vec<Value> {
+    /// Whether what was under the name before may be found in its place no more.
+    pub(super) fn loses_content(&self) -> bool {
+        match (&self.before, &self.after) {
+            (Some(before), Some(after)) => {
+                before.file != after.file || !before.version.same_content(&after.version)
+            }
+            (before, _) => before.is_some(),
+        }
+    }
+
+    pub(super) fn json(&self) -> Vec<(Change, Value)> {
         let object = |change: Change| {
             let mut object = json!({ "change": change.word(), "path": path_text(self.path()) });
             exact_path(&mut object, self.path());
@@ -96,7 +106,7 @@ impl Pair {
             if let Some(found) = self.after.as_ref().or(self.before.as_ref()) {
                 object["kind"] = json!(found.version.kind.word());
             }
-            object
+            (change, object)
         };
         self.changes().into_iter().map(object).collect()
     }
@@ -113,6 +123,18 @@ pub(super) fn pairs(rows: &Rows<'_>, from: Moment, to: Moment) -> Result<Vec<Pai
     join_replaced(&mut pairs);
     pairs.sort_by(|one, other| one.path().cmp(other.path()));
     Ok(pairs)
+}
+
+/// Files that occur in several pairs, as what was or what is.
+pub(super) fn linked(pairs: &[Pair]) -> HashSet<FileId> {
+    let (mut seen, mut linked) = (HashSet::new(), HashSet::new());
+    for pair in pairs {
+        let before = pair.before.as_ref().map(|found| found.file);
+        let after = pair.after.as_ref().map(|found| found.file);
+        let files = [before, after.filter(|after| Some(*after) != before)];
+        linked.extend(files.into_iter().flatten().filter(|file| !seen.insert(*file)));
+    }
+    linked
 }
 
 /// A file under each name that it had.

@@ -222,6 +222,13 @@ impl Inbox {
         self.wait(&mut queue, deadline, |queue| queue.settled >= ticket)
     }
 
+    /// Waits until no folder is walked and all that walks found is settled; events that come meanwhile may wait.
+    pub fn wait_walked(&self, deadline: Instant) -> bool {
+        let mut queue = self.queue.lock();
+        let walked = |queue: &Queue| queue.scan_is_over() && queue.late.is_empty() && queue.settling == 0;
+        self.wait(&mut queue, deadline, walked)
+    }
+
     /// Waits until nothing is queued, walked or being settled.
     pub fn wait_idle(&self, deadline: Instant) -> bool {
         let mut queue = self.queue.lock();
