@@ -63,6 +63,10 @@ memory *ARGS:
 bench *ARGS:
     cargo run --release --bin performance_benchmark -- {{ARGS}}
 
+# Indexing and questions at a size, through mount, socket and library: 1000000 passages take ten minutes and 4 GB
+semantic PASSAGES="100000":
+    cargo run --release --bin performance_benchmark -- semantic --passages {{PASSAGES}}
+
 # Kill a process that writes vectors, two hundred times
 kill-vectors:
     cargo test -p vexfs-vector --test kill -- --ignored

@@ -3,6 +3,7 @@
 pub(crate) mod access;
 pub mod answer;
 pub mod ask;
+mod asked;
 mod filter;
 pub mod fuse;
 pub mod kinds;

@@ -160,6 +160,10 @@ fn bombs_long_lines_and_odd_files_cost_neither_memory_nor_answers() {
             "{bomb}: {why}"
         );
     }
+    for odd in ["fifo.txt", "socket.txt", "zero.txt", "loop.txt"] {
+        let why = why(&mount, odd);
+        assert!(why.contains("excluded:no regular file"), "{odd}: {why}");
+    }
     let found = finds(&mount, "dough");
     assert!(found.contains(&"line.txt".to_owned()), "{found:?}");
     // Nothing that is no regular file is opened: the fifo would have kept a worker for ever.
@@ -227,6 +231,8 @@ fn odd_names_are_found_shown_safely_and_reached_exactly() {
             link.display()
         );
     }
+    let why = why(&mount, "escape\x1b[2J.txt");
+    assert!(why.contains("escape\\x1b[2J.txt: ready"), "{why:?}");
     // Attributes by the command and its socket reach a name that is not UTF-8.
     let mut odd = path.clone();
     odd.push(OsStr::from_bytes(b"caf\xe9.txt"));

@@ -45,6 +45,22 @@ fn a_query_is_a_directory_of_ranked_links() {
     let names = mount.ls(".vexfs/search/how do I make a loaf/");
     assert_eq!(first(&names), "bread.md", "{names:?}");
     assert_eq!(names.last().map(String::as_str), Some("results.jsonl"));
+    for (path, name, expected) in [
+        (String::new(), "vexfs.pending", "0"),
+        ("/results.jsonl".into(), "vexfs.pending", "0"),
+        (format!("/{}", names[0]), "vexfs.rank", "1"),
+        (format!("/{}", names[0]), "vexfs.pending", "0"),
+    ] {
+        let path = mount.join(format!(".vexfs/search/how do I make a loaf{path}"));
+        let mut value = [0; 32];
+        let length = rustix::fs::lgetxattr(&path, name, &mut value[..]).unwrap();
+        assert_eq!(
+            &value[..length],
+            expected.as_bytes(),
+            "{}: {name}",
+            path.display()
+        );
+    }
     let through_link = mount.read(&format!(".vexfs/search/how do I make a loaf/{}", names[0]));
     assert!(through_link.contains("Knead the dough"));
     // The directory in which it stands is the scope.

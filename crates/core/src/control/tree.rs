@@ -322,6 +322,11 @@ impl ControlDirectory for ControlTree {
                     _ => Err(Error::NoAttribute),
                 };
             }
+            // How fresh the list is that was shown last.
+            Node::Results(listing) | Node::ResultsJsonl(listing) => {
+                let list = self.lists.get(&listing, caller.uid).ok_or(Error::NoAttribute)?;
+                return freshness(&list.answer, name.as_bytes());
+            }
             _ => return Err(Error::NoAttribute),
         };
         let list = self.frozen(caller, &listing)?;
@@ -334,7 +339,7 @@ impl ControlDirectory for ControlTree {
                 None => return Err(Error::NoAttribute),
             },
             b"vexfs.stale" => u8::from(hit.stale).to_string(),
-            _ => return Err(Error::NoAttribute),
+            name => return freshness(&list.answer, name),
         };
         Ok(value.into_bytes())
     }
@@ -513,6 +518,16 @@ impl ControlTree {
             Report::Metrics | Report::Events => (self.metrics)(),
         })
     }
+}
+
+/// What an attribute says of how fresh an answer is.
+fn freshness(answer: &Answer, name: &[u8]) -> Result<Vec<u8>> {
+    let value = match name {
+        b"vexfs.generation" => answer.generation.0,
+        b"vexfs.pending" => answer.pending,
+        _ => return Err(Error::NoAttribute),
+    };
+    Ok(value.to_string().into_bytes())
 }
 
 /// How many directories a link of the list stands below the scope.

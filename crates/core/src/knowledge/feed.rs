@@ -80,12 +80,12 @@ impl Watched {
                 Some((_, stale)) if *stale != hit.stale => "update",
                 Some(_) => continue,
             };
-            let mut line = hit.json(i + 1, answer.generation);
+            let mut line = hit.json(i + 1, answer);
             line["op"] = json!(op);
             lines.push(line.to_string());
         }
         for path in self.seen.keys().filter(|path| !now.contains_key(*path)) {
-            let line = json!({"op": "remove", "path": path_text(path), "generation": answer.generation.0});
+            let line = json!({"op": "remove", "path": path_text(path), "generation": answer.generation.0, "pending": answer.pending});
             lines.push(line.to_string());
         }
         self.seen = now;
@@ -155,7 +155,7 @@ impl Knowledge {
                 options: &options,
                 fresh: Default::default(),
             };
-            asks.searcher.search(&request)
+            asks.search(&request)
         };
         let mut seen = self.store.generation();
         let wait = move |deadline: Instant| loop {

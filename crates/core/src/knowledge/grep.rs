@@ -77,6 +77,8 @@ pub struct Pattern {
 pub struct Matches {
     /// The commit that was read.
     pub generation: Generation,
+    /// Files that changed and were not in the indexes.
+    pub pending: u64,
     /// How long it took.
     pub took: Duration,
     /// Files searched.
@@ -95,6 +97,7 @@ impl Matches {
         json!({
             "pattern": pattern.pattern,
             "generation": self.generation.0,
+            "pending": self.pending,
             "took_ms": (self.took.as_secs_f64() * 1e6).round() / 1e3,
             "searched": self.searched,
             "skipped": self.skipped,
@@ -132,6 +135,7 @@ impl Knowledge {
         let regex = pattern.compile()?;
         let mut found = Matches {
             generation: self.store.generation(),
+            pending: self.pending()?,
             took: Duration::ZERO,
             searched: 0,
             skipped: 0,

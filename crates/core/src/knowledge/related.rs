@@ -83,6 +83,8 @@ fn thousand() -> usize {
 pub struct Found {
     /// The commit that was read.
     pub generation: Generation,
+    /// Files that changed and whose relations are not derived yet.
+    pub pending: u64,
     /// How long it took.
     pub took: Duration,
     /// A bound left some out.
@@ -97,6 +99,7 @@ impl Found {
         json!({
             "file": path_text(path),
             "generation": self.generation.0,
+            "pending": self.pending,
             "took_ms": (self.took.as_secs_f64() * 1e6).round() / 1e3,
             "truncated": self.truncated,
             "hits": self.hits,
@@ -108,6 +111,7 @@ impl Knowledge {
     /// Answers a question about a file's relations, as if what the caller may not read were not there.
     pub fn related(&self, caller: &Caller, question: &Question) -> Result<Found> {
         let started = Instant::now();
+        let pending = self.pending()?;
         question.check()?;
         let file = self.known_file(caller, &question.path)?;
         let (mut hits, truncated) = match (&question.to, question.rank) {
@@ -120,6 +124,7 @@ impl Knowledge {
         }
         Ok(Found {
             generation: self.store.generation(),
+            pending,
             took: started.elapsed(),
             truncated,
             hits,

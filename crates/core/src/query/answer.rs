@@ -77,9 +77,9 @@ struct Line<'a> {
 }
 
 impl Hit {
-    /// The hit as a JSON object, `rank` counted from 1. A path that is not UTF-8 is given as text with its odd bytes
+    /// The hit as a JSON object, `rank` counted from 1, with how fresh the whole answer is: a line stands alone. A path that is not UTF-8 is given as text with its odd bytes
     /// escaped (`path`) and exactly, in hexadecimal (`path_hex`).
-    pub fn json(&self, rank: usize, generation: Generation) -> Value {
+    pub fn json(&self, rank: usize, answer: &Answer) -> Value {
         let chunk = self.passages.first().map(|p| Line {
             start_line: p.start_line,
             end_line: p.end_line,
@@ -95,7 +95,8 @@ impl Hit {
             "chunk": chunk,
             "stale": self.stale,
             "indexed": self.generation.0,
-            "generation": generation.0,
+            "generation": answer.generation.0,
+            "pending": answer.pending,
         });
         exact_path(&mut hit, &self.path);
         hit
@@ -109,7 +110,7 @@ impl Answer {
             .hits
             .iter()
             .enumerate()
-            .map(|(i, hit)| hit.json(i + 1, self.generation))
+            .map(|(i, hit)| hit.json(i + 1, self))
             .collect();
         json!({
             "query": self.query,
@@ -125,7 +126,7 @@ impl Answer {
     pub fn jsonl(&self) -> String {
         let mut lines = String::new();
         for (i, hit) in self.hits.iter().enumerate() {
-            lines.push_str(&hit.json(i + 1, self.generation).to_string());
+            lines.push_str(&hit.json(i + 1, self).to_string());
             lines.push('\n');
         }
         lines
@@ -213,6 +214,6 @@ mod tests {
         let first: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
         assert_eq!(first["path_hex"], "642fff2e6d64");
         assert_eq!(first["stale"], true);
-        assert_eq!(first["generation"], 4);
+        assert_eq!((&first["generation"], &first["pending"]), (&json!(4), &json!(1)));
     }
 }

@@ -11,10 +11,16 @@ const ASK_BYTES_MAX: usize = 12 * 1024;
 /// would not fit whole ends the text, unless it is the first, which is cut at a line.
 pub fn render(answer: &Answer) -> String {
     let mut text = String::new();
+    // Files that are found by name or attribute alone, or whose passages are being replaced, have nothing to show.
+    let without = answer.hits.iter().filter(|hit| hit.passages.is_empty()).count();
+    let nothing_to_show = match without {
+        0 => String::new(),
+        n => format!(", {n} more without a passage"),
+    };
     let head = format!(
-        "# {}\n# {} hits, generation {}, {} pending\n",
+        "# {}\n# {} hits{nothing_to_show}, generation {}, {} pending\n",
         answer.query.replace(char::is_control, " "),
-        answer.hits.len(),
+        answer.hits.len() - without,
         answer.generation,
         answer.pending
     );
@@ -108,6 +114,19 @@ mod tests {
         let second = text.find("## b.md:3-9 (0.750)\nsecond\n").unwrap();
         assert!(
             text.find("## a.md:3-9 (0.500)\nfirst\n").unwrap() > second,
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn hits_that_have_nothing_to_show_are_counted_apart() {
+        let mut answer = answer(&[("a.md", 0.5, "first\n".into()), ("b.md", 0.4, "second\n".into())]);
+        assert!(render(&answer).contains("\n# 2 hits, generation 2, 0 pending\n"));
+        answer.hits[1].passages.clear();
+        answer.pending = 1;
+        let text = render(&answer);
+        assert!(
+            text.contains("\n# 1 hits, 1 more without a passage, generation 2, 1 pending\n"),
             "{text}"
         );
     }

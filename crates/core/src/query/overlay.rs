@@ -14,12 +14,13 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use super::answer::{Answer, Hit, HitPassage};
+use super::asked::embedded;
 use super::fuse::DEPTH;
 use super::kinds::{self, FileType};
 use super::model::Model;
 use super::options::{Mode, Options};
 use super::parse::{Filter, Query, TermKind, parse};
-use super::search::{Fresh, Request, Searcher, What, embedded};
+use super::search::{Fresh, Request, Searcher, What};
 use crate::error::Result;
 use crate::ids::{FileId, Generation, Ino, NodeKey};
 use crate::semantic::embed::StaticModel;

@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use super::asked::Asked;
 use super::filter::Sieve;
 use super::fuse::FusedFile;
-use super::search::{Asked, Searcher};
+use super::search::Searcher;
 use super::sight::CallersSight;
 use crate::error::Result;
 use crate::ids::FileId;

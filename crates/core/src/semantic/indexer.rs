@@ -16,17 +16,18 @@ pub mod inbox;
 pub mod marks;
 
 mod below;
+mod budget;
 mod commit;
 mod pace;
 mod prepare;
 mod queue;
 mod reconcile;
 mod recover;
+mod threads;
 mod walk;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -34,7 +35,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::Receiver;
 use parking_lot::{Condvar, Mutex};
 
 use crate::change::{Change, ChangeSink};
@@ -47,20 +48,13 @@ use crate::semantic::scan::tree::Tree;
 use crate::store::catalog::Derived;
 use crate::store::file::{Facts, Kind, ROOT, State};
 use crate::store::{Store, Tx};
+use budget::Budget;
 use derived::{Vectors, Words};
 use feed::{Event, Feed};
 use inbox::{Inbox, deadline};
 use marks::Marks;
-use pace::{Pace, Stint};
-use prepare::{Job, Step};
+use pace::Pace;
 use queue::Queue;
-
-/// What the threads yield to those that answer requests: with as much to do they get a third of the time.
-const NICENESS: i32 = 5;
-/// Prepared files between workers and committer.
-const JOBS_MAX: usize = 1_024;
-/// Bytes of files that are read, prepared or being committed. A larger file goes alone.
-const BUDGET_BYTES: usize = 96 << 20;
 
 /// What the indexer works with.
 pub struct IndexerParts {
@@ -269,7 +263,7 @@ impl Indexer {
             #[cfg(test)]
             crash: Mutex::new(None),
         });
-        let threads = Mutex::new(spawn_all(&shared)?);
+        let threads = Mutex::new(threads::start(&shared)?);
         Ok(Arc::new(Indexer { shared, threads }))
     }
 
@@ -483,90 +477,6 @@ impl Drop for Indexer {
     }
 }
 
-fn spawn_all(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>> {
-    let mut threads = Vec::new();
-    let mut spawn = |name: &str, run: Box<dyn FnOnce(&Shared) + Send>| -> Result<()> {
-        let shared = Arc::clone(shared);
-        let builder = std::thread::Builder::new().name(format!("index-{name}"));
-        let name = name.to_owned();
-        threads.push(builder.spawn(move || {
-            // Refused or not, the index is made; only not before what users wait for.
-            let _ = rustix::process::setpriority_process(None, NICENESS);
-            if catch_unwind(AssertUnwindSafe(|| run(&shared))).is_err() {
-                let what = format!("the indexer's thread {name:?} ended by a fault in the program");
-                shared.errors.lock().insert(Stage::Fault, what);
-            }
-        })?);
-        Ok(())
-    };
-    let (sender, receiver) = bounded(JOBS_MAX);
-    spawn("names", Box::new(reconcile::run))?;
-    spawn("commit", Box::new(move |shared| commit::run(shared, &receiver)))?;
-    for _ in 0..shared.options.walkers.max(1) {
-        spawn("walk", Box::new(walk::run))?;
-    }
-    for _ in 0..shared.options.workers.max(1) {
-        let sender = sender.clone();
-        spawn("work", Box::new(move |shared| work(shared, &sender)))?;
-    }
-    Ok(threads)
-}
-
-/// Prepares awaiting files until the queue is closed.
-fn work(shared: &Shared, jobs: &Sender<Job>) {
-    let mut stint = Stint::new(&shared.pace);
-    loop {
-        if let Some(rest) = stint.rest() {
-            shared.sleep(rest);
-        }
-        let id = match shared
-            .queue
-            .next(&shared.store, || shared.options.extraction.rest())
-        {
-            Ok(Some(id)) => id,
-            Ok(None) => return,
-            Err(error) => {
-                shared.fail(Stage::Contents, &error);
-                shared.sleep(Duration::from_secs(1));
-                continue;
-            }
-        };
-        let size = shared
-            .store
-            .mirror()
-            .get(id)
-            .map_or(0, |node| node.size() as usize);
-        let reserved = shared.budget.take(size);
-        let epoch = shared.epoch.load(Ordering::Acquire);
-        // The text of a file is hostile until proved otherwise: a fault that it brings to light costs this file only.
-        let step = catch_unwind(AssertUnwindSafe(|| prepare::prepare(shared, id)))
-            .unwrap_or_else(|_| prepare::fail(shared, id, "a fault in the program"));
-        match step {
-            Ok(Step::Skip) => shared.queue.done([id].into_iter()),
-            Ok(Step::Park) => shared.queue.park(id),
-            Ok(Step::Commit(job)) => {
-                shared.recovered(Stage::Contents);
-                let mut job = *job;
-                job.epoch = epoch;
-                job.bytes = job.bytes.max(reserved);
-                shared.budget.adjust(reserved, job.bytes);
-                if jobs.send(job).is_err() {
-                    return;
-                }
-                continue;
-            }
-            Err(error) => {
-                tracing::error!(%error, %id, "a file could not be prepared");
-                shared.fail(Stage::Contents, &error);
-                shared.queue.park(id);
-                shared.sleep(Duration::from_millis(200));
-                shared.queue.unpark();
-            }
-        }
-        shared.budget.give(reserved);
-    }
-}
-
 impl Shared {
     /// Queues a scan of the whole tree.
     fn scan_everything(&self) -> Result<()> {
@@ -641,43 +551,6 @@ impl ChangeSink for Shared {
 
     fn changed(&self, change: Change) {
         self.inbox.push(change);
-    }
-}
-
-/// Bytes that may be held by files in work.
-#[derive(Default)]
-struct Budget {
-    /// Bytes taken, and whether waiting is over.
-    state: Mutex<(usize, bool)>,
-    freed: Condvar,
-}
-
-impl Budget {
-    /// Takes so many bytes; waits until there is room, or nothing else holds any.
-    fn take(&self, bytes: usize) -> usize {
-        let mut state = self.state.lock();
-        while state.0 > 0 && state.0 + bytes > BUDGET_BYTES && !state.1 {
-            self.freed.wait(&mut state);
-        }
-        state.0 += bytes;
-        bytes
-    }
-
-    /// A file turned out to hold more or less; does not wait.
-    fn adjust(&self, from: usize, to: usize) {
-        let mut state = self.state.lock();
-        state.0 = state.0 + to - from;
-        self.freed.notify_all();
-    }
-
-    fn give(&self, bytes: usize) {
-        self.state.lock().0 -= bytes;
-        self.freed.notify_all();
-    }
-
-    fn close(&self) {
-        self.state.lock().1 = true;
-        self.freed.notify_all();
     }
 }
 

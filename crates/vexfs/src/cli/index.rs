@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
+use vexfs_core::query::answer::path_text;
 
 use super::client::percent;
 use super::failure::{Failure, NOT_FRESH};
@@ -130,7 +131,7 @@ pub(crate) fn index(command: &IndexCommand) -> Result<u8, Failure> {
                 writeln!(
                     out,
                     "{}: {}",
-                    path.display(),
+                    path_text(path),
                     why["state"].as_str().unwrap_or("unknown")
                 )?;
                 writeln!(

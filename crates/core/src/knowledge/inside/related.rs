@@ -21,6 +21,7 @@ impl Inside<'_> {
     /// Answers a question about a file's relations, but for rankings, which compare what is committed.
     pub fn related(&self, question: &Question) -> Result<Found> {
         let started = Instant::now();
+        let pending = self.knowledge.pending()?;
         question.check()?;
         if question.rank {
             return Err(Error::Invalid(
@@ -37,6 +38,7 @@ impl Inside<'_> {
         }
         Ok(Found {
             generation: self.knowledge.store.generation(),
+            pending,
             took: started.elapsed(),
             truncated,
             hits,

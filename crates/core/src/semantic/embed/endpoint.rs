@@ -111,18 +111,9 @@ impl Endpoint {
         if let Some(key) = self.key()? {
             request = request.header("authorization", format!("Bearer {key}"));
         }
-        let mut answer = request.send(body.to_string()).map_err(|error| Failure {
-            what: format!("{url}: {error}"),
-            // A wrong address or certificate will be wrong the next time.
-            passes: matches!(
-                error,
-                ureq::Error::Io(_)
-                    | ureq::Error::Timeout(_)
-                    | ureq::Error::ConnectionFailed
-                    | ureq::Error::HostNotFound
-            ),
-            wait: None,
-        })?;
+        let mut answer = request
+            .send(body.to_string())
+            .map_err(|error| unsent(&url, &error))?;
         let status = answer.status().as_u16();
         let wait = answer
             .headers()
@@ -163,6 +154,29 @@ impl Endpoint {
         };
         let key = read.map_err(Failure::lasting)?;
         Ok(key.map(|key| key.trim().to_owned()))
+    }
+}
+
+/// Why a request had no answer. A wrong address or certificate will be wrong the next time.
+fn unsent(url: &str, error: &ureq::Error) -> Failure {
+    let untrusted = match error {
+        ureq::Error::Rustls(error) => Some(error),
+        ureq::Error::Io(error) => error.get_ref().and_then(|error| error.downcast_ref()),
+        _ => None,
+    };
+    if let Some(error) = untrusted {
+        return Failure::lasting(format!("{url}: the service is not trusted: {error}"));
+    }
+    Failure {
+        what: format!("{url}: {error}"),
+        passes: matches!(
+            error,
+            ureq::Error::Io(_)
+                | ureq::Error::Timeout(_)
+                | ureq::Error::ConnectionFailed
+                | ureq::Error::HostNotFound
+        ),
+        wait: None,
     }
 }
 

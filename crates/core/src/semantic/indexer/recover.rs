@@ -74,6 +74,9 @@ pub(super) fn record_recipe(tx: &mut Tx<'_>, embedder: &dyn Embedder) -> Result<
     tx.save("index", b"recipe", Some(recipe(embedder).as_bytes()))
 }
 
+/// Why links, pipes, sockets and devices are found by nobody.
+const NO_CONTENT: &str = "no regular file";
+
 /// Why a path is in the index or not.
 pub(super) fn why(shared: &Shared, path: &Path) -> Result<Explanation> {
     let row = shared.store.read(|rows| match rows.resolve(path)? {
@@ -86,9 +89,16 @@ pub(super) fn why(shared: &Shared, path: &Path) -> Result<Explanation> {
             .mirror()
             .get(row.id)
             .map_or(0, |node| node.passages());
+        // What is neither file nor folder has a name and no content to look at: it is never opened.
+        let state = match (row.state, row.facts.kind) {
+            (State::Named, kind) if !matches!(kind, Kind::File | Kind::Directory) => {
+                State::Excluded(NO_CONTENT.into())
+            }
+            (state, _) => state,
+        };
         return Ok(Explanation {
             file: Some(row.id),
-            state: row.state,
+            state,
             passages,
             indexed: row.indexed,
         });
