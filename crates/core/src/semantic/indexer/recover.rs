@@ -77,6 +77,14 @@ pub(super) fn record_recipe(tx: &mut Tx<'_>, embedder: &dyn Embedder) -> Result<
 /// Why links, pipes, sockets and devices are found by nobody.
 const NO_CONTENT: &str = "no regular file";
 
+/// What is neither file nor folder has a name and no content to look at: it is never opened.
+fn without_content(kind: Kind) -> State {
+    match kind {
+        Kind::File | Kind::Directory => State::Named,
+        _ => State::Excluded(NO_CONTENT.into()),
+    }
+}
+
 /// Why a path is in the index or not.
 pub(super) fn why(shared: &Shared, path: &Path) -> Result<Explanation> {
     let row = shared.store.read(|rows| match rows.resolve(path)? {
@@ -89,11 +97,8 @@ pub(super) fn why(shared: &Shared, path: &Path) -> Result<Explanation> {
             .mirror()
             .get(row.id)
             .map_or(0, |node| node.passages());
-        // What is neither file nor folder has a name and no content to look at: it is never opened.
         let state = match (row.state, row.facts.kind) {
-            (State::Named, kind) if !matches!(kind, Kind::File | Kind::Directory) => {
-                State::Excluded(NO_CONTENT.into())
-            }
+            (State::Named, kind) => without_content(kind),
             (state, _) => state,
         };
         return Ok(Explanation {
@@ -124,7 +129,7 @@ pub(super) fn why(shared: &Shared, path: &Path) -> Result<Explanation> {
     let state = match shared.rules.verdict(&here, name, &found) {
         Want::Exclude(rule) => State::Excluded(rule),
         Want::Index if found.facts.kind == Kind::File => State::Pending,
-        Want::Index => State::Named,
+        Want::Index => without_content(found.facts.kind),
     };
     Ok(Explanation {
         file: None,

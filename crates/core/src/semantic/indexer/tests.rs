@@ -457,6 +457,6 @@ fn special_files_and_odd_names_are_no_trouble() {
     world.settle();
     let status = world.run().indexer.status();
     assert_eq!((status.files, status.ready, status.failed), (2, 2, 0));
-    assert_eq!(world.state("fifo"), State::Named);
-    assert_eq!(world.state("zero"), State::Named);
+    assert_eq!(world.state("fifo"), State::Excluded("no regular file".into()));
+    assert_eq!(world.state("zero"), State::Excluded("no regular file".into()));
 }
