@@ -203,6 +203,21 @@ fn a_directory_that_is_new_or_kept_out_has_its_control_directory_too() {
 }
 
 #[test]
+fn a_renamed_directory_has_its_new_name_at_once() {
+    let mount = Mounted::with(&[("d/notes/a.md", "Bees visit many flowers.\n")], &[]);
+    mount.settle();
+    let mut name = "d".to_owned();
+    for turn in 0..100 {
+        let next = format!("d{turn}");
+        std::fs::rename(mount.join(&name), mount.join(&next)).unwrap();
+        let status = std::fs::read(mount.join(format!("{next}/notes/.vexfs/status.json"))).unwrap();
+        let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
+        assert_eq!(status["scope"], format!("{next}/notes"));
+        name = next;
+    }
+}
+
+#[test]
 fn the_command_line_answers_in_forms_for_people_and_programs() {
     let mount = Mounted::with(&NOTES, &[]);
     mount.settle();

@@ -2,8 +2,9 @@
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use rustix::fs::{Access, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Access, AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::Knowledge;
@@ -13,15 +14,34 @@ use crate::ids::NodeKey;
 use crate::query::access::refusals;
 use crate::query::answer::path_text;
 
+/// How long a question waits for the catalog to hear of the rename of its directory.
+const RENAME_WAIT: Duration = Duration::from_secs(1);
+
 impl Knowledge {
     /// The path of a directory below the root, also of one that is kept out of the catalog or not in it yet.
     pub fn directory_path(&self, directory: NodeKey) -> Result<PathBuf> {
-        let id = self.store.read(|rows| rows.id_of(directory))?;
-        let known = id.and_then(|id| self.store.mirror().path(id));
+        let known = || {
+            let id = self.store.read(|rows| rows.id_of(directory))?;
+            Ok::<_, Error>(id.and_then(|id| self.store.mirror().path(id)))
+        };
+        let mut path = known()?;
+        // The catalog hears of a rename a moment after it.
+        if path.as_ref().is_some_and(|path| !self.stands_at(directory, path)) {
+            self.indexer.wait_seen(RENAME_WAIT);
+            path = known()?;
+        }
         let asked = || self.mount.get()?.stack.path_of(directory);
-        known
-            .or_else(asked)
+        path.or_else(asked)
             .ok_or_else(|| Error::NotFound("the directory".into()))
+    }
+
+    fn stands_at(&self, node: NodeKey, path: &Path) -> bool {
+        let path = match path.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => path,
+        };
+        let stat = rustix::fs::statat(&self.root, path, AtFlags::SYMLINK_NOFOLLOW);
+        stat.is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (node.dev, node.ino))
     }
 
     /// The directory at a path below the root, for a caller who may search it.
