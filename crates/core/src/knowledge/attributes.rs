@@ -16,6 +16,8 @@ use crate::store::relations::{Direction, Relation, Target};
 
 /// The prefix of the names.
 pub const PREFIX: &str = "user.vexfs.";
+/// How long a question waits for the catalog to hear of what has happened.
+const HEAR_WAIT: Duration = Duration::from_millis(500);
 /// How long a file that was just made may take to enter the catalog.
 const ENTER_WAIT: Duration = Duration::from_secs(5);
 /// The limit of the kernel (XATTR_SIZE_MAX).
@@ -59,8 +61,11 @@ impl<'a> Name<'a> {
 impl Knowledge {
     /// The value of an attribute of an inode, for a caller who may read it.
     pub fn xattr_get(&self, caller: &Caller, node: NodeKey, name: &OsStr) -> Result<Vec<u8>> {
-        let name = Name::read(name)?;
-        match (self.file_id(node)?, name) {
+        let file = match Name::read(name)? {
+            Name::State => self.file_id(node)?,
+            _ => self.heard_of(node)?,
+        };
+        match (file, Name::read(name)?) {
             // The file is there, its event is on the way.
             (None, Name::State) => Ok(b"pending".to_vec()),
             (None, _) => Err(Error::NoAttribute),
@@ -137,7 +142,7 @@ impl Knowledge {
     /// Removes an attribute of an inode.
     pub fn xattr_remove(&self, node: NodeKey, name: &OsStr) -> Result<()> {
         let name = Name::read(name)?;
-        let file = self.file_id(node)?.ok_or(Error::NoAttribute)?;
+        let file = self.heard_of(node)?.ok_or(Error::NoAttribute)?;
         match name {
             Name::Vec(space) => {
                 self.spaces.remove(file, space)?;
@@ -201,7 +206,7 @@ impl Knowledge {
 
     /// The names of what was set on an inode.
     pub fn xattr_list(&self, node: NodeKey) -> Result<Vec<String>> {
-        let Some(file) = self.file_id(node)? else {
+        let Some(file) = self.heard_of(node)? else {
             return Ok(Vec::new());
         };
         self.store.read(|rows| {
@@ -255,6 +260,16 @@ impl Knowledge {
         let born = stack.and_then(|stack| stack.born(node));
         let same = |row: &FileRow| born.is_none_or(|born| row.facts.born == 0 || row.facts.born == born);
         Ok(row.filter(same).map(|row| row.id))
+    }
+
+    /// The same, where what has happened is first heard of: a file that was saved by a rename has a new inode, and what was
+    /// told of it, at once.
+    fn heard_of(&self, node: NodeKey) -> Result<Option<FileId>> {
+        if let Some(file) = self.file_id(node)? {
+            return Ok(Some(file));
+        }
+        self.indexer.wait_seen(HEAR_WAIT);
+        self.file_id(node)
     }
 
     /// The file's id, waiting for its event where it was just made.

@@ -277,6 +277,8 @@ impl Knowledge {
         if let Some(desk) = self.desk() {
             desk.wait_settled();
         }
+        // close(2) returns before the kernel has told us of it.
+        self.look_at_writers();
         self.follow_tree(SETTLE_WAIT)
     }
 

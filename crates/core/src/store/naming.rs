@@ -189,9 +189,10 @@ impl Tx<'_> {
         while let Some(orphan) = orphans.next()? {
             let path: Vec<u8> = orphan.get::<_, Option<Vec<u8>>>(2)?.unwrap_or_default();
             let last = Path::new(OsStr::from_bytes(&path)).file_name();
-            if orphan.get::<_, i64>(1)? == row.facts.mtime
-                || names.iter().any(|name| Some(name.as_os_str()) == last)
-            {
+            let is_like = orphan.get::<_, i64>(1)? == row.facts.mtime
+                || names.iter().any(|name| Some(name.as_os_str()) == last);
+            // What stands at its place again is that file, even if what was told of it was told anew.
+            if is_like && !self.is_taken(Path::new(OsStr::from_bytes(&path)), &row)? {
                 found = Some(FileId(orphan.get::<_, i64>(0)? as u64));
                 break;
             }
@@ -202,6 +203,15 @@ impl Tx<'_> {
         self.move_told(orphan, id)?;
         self.delete(orphan)?;
         Ok(true)
+    }
+
+    /// Whether another file of the same size stands at a path.
+    fn is_taken(&self, path: &Path, by_other_than: &FileRow) -> Result<bool> {
+        let Some(id) = self.rows().resolve(path)?.filter(|id| *id != by_other_than.id) else {
+            return Ok(false);
+        };
+        let there = self.rows().file(id)?;
+        Ok(there.is_some_and(|there| there.facts.size == by_other_than.facts.size))
     }
 
     /// Forgets orphans that lost their name before the given time (nanoseconds since the epoch). Returns how many.
